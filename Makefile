@@ -1,0 +1,24 @@
+# The plain go commands behind these targets work by themselves:
+#   make dev    go run ./cmd/keytide dev
+#   make test   go test ./...
+.PHONY: dev test fuzz bench build
+
+dev:
+	go run ./cmd/keytide dev
+
+# Everything that must pass before a change lands but the fuzzing: installs what
+# it needs, then formatting, vet, staticcheck and tests with the race detector.
+test:
+	.ci/install
+	.ci/lint
+	.ci/test
+
+# A few seconds of every fuzz target.
+fuzz:
+	.ci/fuzz
+
+bench:
+	go run ./e2e/bench
+
+build:
+	go build -o bin/ ./cmd/keytide ./cmd/keytide-agent

@@ -1,0 +1,169 @@
+package e2e
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/keytide/keytide"
+
+// A layer is a folder, with all below it that has no layer of its own, and what
+// it may import beyond the standard library: packages of this module below the
+// named folders, and the named modules ("*" for any).
+type layer struct {
+	folder  string
+	own     []string
+	modules []string
+}
+
+// layers is the one way of imports: keystore ← events ← replication ← cmd and
+// keystore ← agentfeed ← cmd.
+var layers = []layer{
+	{folder: "keystore"},
+	{folder: "keystore/secretfile"},
+	{folder: "keystore/adminapi", own: []string{"keystore"}},
+	{folder: "keystore/host", own: []string{"keystore"}},
+	{folder: "keystore/seal", own: []string{"keystore", "keystore/secretfile"}, modules: []string{"golang.org/x/crypto"}},
+	{
+		folder:  "events",
+		own:     []string{"keystore", "keystore/host"},
+		modules: []string{"github.com/oklog/ulid/v2", "github.com/vmihailenco/msgpack/v5"},
+	},
+	{
+		folder:  "events/ledger",
+		own:     []string{"keystore", "events"},
+		modules: []string{"github.com/nats-io/nats.go", "github.com/synadia-io/orbit.go/jetstreamext"},
+	},
+	{
+		folder: "replication",
+		own:    []string{"keystore", "keystore/host", "keystore/seal", "events", "events/ledger"},
+		modules: []string{
+			"github.com/nats-io/nats.go", "github.com/oklog/ulid/v2", "go.etcd.io/bbolt",
+			"golang.org/x/sync", "golang.org/x/sys",
+		},
+	},
+	{
+		folder:  "replication/bus",
+		modules: []string{"github.com/nats-io/nats.go", "github.com/nats-io/nats-server/v2", "golang.org/x/sys"},
+	},
+	{folder: "agentfeed", own: []string{"keystore", "keystore/secretfile"}},
+	{folder: "agentfeed/cookie", own: []string{"keystore"}},
+	{folder: "agentfeed/hub", own: []string{"keystore", "agentfeed"}},
+	{folder: "agentfeed/feedtest", own: []string{"keystore", "agentfeed"}},
+	{
+		folder:  "agentfeed/sidecar",
+		own:     []string{"keystore", "keystore/secretfile", "agentfeed"},
+		modules: []string{"github.com/goccy/go-yaml", "github.com/spf13/cobra"},
+	},
+	{folder: "cmd", own: []string{"keystore", "events", "replication", "agentfeed", "cmd"}, modules: []string{"*"}},
+	{folder: "cmd/internal/cli", own: []string{"keystore", "cmd", "agentfeed", "replication", "events"}, modules: []string{"*"}},
+	{folder: "cmd/keytide-agent", own: []string{"agentfeed"}},
+	{folder: "e2e", own: []string{"keystore", "events", "replication", "agentfeed", "e2e"}, modules: []string{"*"}},
+}
+
+// TestImportsRunOneWay reads the source of every package. Tests may use other
+// modules, but of this module no more than the package that they test.
+func TestImportsRunOneWay(t *testing.T) {
+	files := 0
+	err := filepath.WalkDir("..", func(file string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && file != ".." && strings.HasPrefix(d.Name(), ".") {
+			return fs.SkipDir
+		}
+		if d.IsDir() || !strings.HasSuffix(file, ".go") {
+			return nil
+		}
+		files++
+		checkImports(t, file)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if files < 20 {
+		t.Errorf("read %d files; the walk has lost the source", files)
+	}
+}
+
+func checkImports(t *testing.T, file string) {
+	folder := filepath.ToSlash(filepath.Dir(strings.TrimPrefix(file, "../")))
+	rule, ok := layerOf(folder)
+	if !ok {
+		t.Errorf("%s: folder %s has no layer", file, folder)
+		return
+	}
+	source, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	for _, spec := range source.Imports {
+		imported, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			t.Errorf("%s: %v", file, err)
+			continue
+		}
+		if !rule.allows(folder, imported, strings.HasSuffix(file, "_test.go")) {
+			t.Errorf("%s imports %s, which layer %s may not", file, imported, rule.folder)
+		}
+	}
+}
+
+// layerOf returns the deepest layer that holds the folder.
+func layerOf(folder string) (layer, bool) {
+	var found layer
+	for _, l := range layers {
+		if within(folder, l.folder) && len(l.folder) > len(found.folder) {
+			found = l
+		}
+	}
+	return found, found.folder != ""
+}
+
+func (l layer) allows(folder, imported string, test bool) bool {
+	if rest, ok := strings.CutPrefix(imported, module+"/"); ok {
+		if within(rest, "cmd") && !within(folder, "cmd") {
+			return false
+		}
+		return within(rest, l.folder) || slices.ContainsFunc(l.own, func(own string) bool { return within(rest, own) })
+	}
+	if !strings.Contains(strings.Split(imported, "/")[0], ".") {
+		return true // the standard library
+	}
+	return test || slices.ContainsFunc(l.modules, func(m string) bool { return m == "*" || within(imported, m) })
+}
+
+func within(name, folder string) bool {
+	return name == folder || strings.HasPrefix(name, folder+"/")
+}
+
+// TestTopLevelIsFixed keeps the top level to what the design names.
+func TestTopLevelIsFixed(t *testing.T) {
+	want := []string{
+		"LICENSE", "Makefile", "README.md", "agentfeed", "cmd", "deploy", "e2e", "events",
+		"go.mod", "go.sum", "keystore", "replication",
+	}
+	entries, err := os.ReadDir("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		name := path.Base(e.Name())
+		if !strings.HasPrefix(name, ".") && !slices.Contains(want, name) && !ignored(name) {
+			t.Errorf("top level holds %s", name)
+		}
+	}
+}
+
+// ignored names what builds and first steps leave behind; .gitignore lists it.
+func ignored(name string) bool { return name == "bin" || name == "keytide-dev" }
