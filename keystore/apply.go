@@ -1,0 +1,160 @@
+package keystore
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Apply carries c out, as event ref, and returns the ring afterwards; for Created,
+// r is the zero Ring. It never changes r, nor anything that r points to.
+//
+// Apply does not judge again what a rule decided: rules may grow stricter, and
+// history must still replay. It refuses what no rule decides: a version out of
+// turn, a kid that is there already, a key that is not there, the end of a key that
+// seals. The error wraps ErrInvalid.
+func (r Ring) Apply(c Change, ref EventRef) (Ring, error) {
+	next, err := r.apply(c, ref)
+	if err == nil {
+		err = next.check()
+	}
+	if err != nil {
+		return Ring{}, fmt.Errorf("ring %s: version %d: %s: %w", c.Ring, c.Version, c.Kind, err)
+	}
+	return next, nil
+}
+
+func (r Ring) apply(c Change, ref EventRef) (Ring, error) {
+	if ref.N <= r.Last.N {
+		return Ring{}, invalidf("event %d is not after event %d", ref.N, r.Last.N)
+	}
+	if !r.IsZero() && c.Ring != r.Name {
+		return Ring{}, invalidf("is for another ring than %s", r.Name)
+	}
+	if r.IsZero() != (c.Kind == Created) {
+		return Ring{}, invalidf("the ring is at version %d", r.Version)
+	}
+	next := r
+	next.Keys = slices.Clone(r.Keys)
+	next.Last = ref
+	if c.Kind != PolicySet {
+		next.Version++
+		next.Changed = ref.N
+	}
+	if c.Version != next.Version {
+		return Ring{}, invalidf("want version %d next", next.Version)
+	}
+	for _, k := range c.Made {
+		if err := k.check(); err != nil {
+			return Ring{}, err
+		}
+	}
+	return next, next.carryOut(c, ref)
+}
+
+// carryOut changes r, which is the caller's own copy.
+func (r *Ring) carryOut(c Change, ref EventRef) error {
+	switch c.Kind {
+	case Created:
+		return r.create(c, ref)
+	case PolicySet:
+		return r.setTo(c)
+	case RolledOver:
+		return r.rollOver(c, ref)
+	case KeysDestroyed:
+		if len(c.Destroyed) == 0 || len(c.Made) != 0 {
+			return invalidf("destroys %d keys and makes %d", len(c.Destroyed), len(c.Made))
+		}
+		return r.destroy(c.Destroyed)
+	}
+	return invalidf("unknown kind of change")
+}
+
+func (r *Ring) create(c Change, ref EventRef) error {
+	if _, err := ParseRingName(string(c.Ring)); err != nil {
+		return err
+	}
+	if len(c.Destroyed) != 0 {
+		return invalidf("destroys keys")
+	}
+	r.Name, r.Mode, r.Created = c.Ring, ModeDynamic, ref.At
+	for _, k := range c.Made {
+		r.Keys = append(r.Keys, k.key(c.Version))
+	}
+	return r.setTo(Change{Policy: c.Policy})
+}
+
+func (r *Ring) setTo(c Change) error {
+	if c.Policy == nil || len(c.Made) != 0 || len(c.Destroyed) != 0 {
+		return invalidf("wants a policy and no keys")
+	}
+	r.Policy = *c.Policy
+	return nil
+}
+
+func (r *Ring) rollOver(c Change, ref EventRef) error {
+	if len(c.Made) != 1 || c.Made[0].Role != Future {
+		return invalidf("makes %d keys; want one, the future key", len(c.Made))
+	}
+	for i := range r.Keys {
+		k := &r.Keys[i]
+		switch k.Role {
+		case Future:
+			k.Role = Current
+		case Current:
+			k.Role, k.Retired, k.RetiredAt = Old, ref.N, ref.At
+		}
+	}
+	r.Rolled = ref.At
+	r.Keys = append(r.Keys, c.Made[0].key(c.Version))
+	// Stable: the former current key stands before the older ones.
+	slices.SortStableFunc(r.Keys, func(a, b Key) int { return place(a.Role) - place(b.Role) })
+	return r.destroy(c.Destroyed)
+}
+
+// destroy takes old keys out.
+func (r *Ring) destroy(kids []KID) error {
+	for _, kid := range kids {
+		i := slices.IndexFunc(r.Keys, func(k Key) bool { return k.KID == kid })
+		if i < 0 {
+			return invalidf("key %s is not in the ring", kid)
+		}
+		if role := r.Keys[i].Role; role != Old {
+			return invalidf("key %s is the %s key; only old keys end", kid, role)
+		}
+		r.Keys = slices.Delete(r.Keys, i, i+1)
+	}
+	return nil
+}
+
+// place is where a role stands in Ring.Keys.
+func place(r Role) int { return slices.Index([]Role{Current, Old, Future, Static, SessionTicket}, r) }
+
+// check reports what is wrong with the ring as a whole: one key of each role but
+// old, unique kids, the order of Keys.
+func (r Ring) check() error {
+	count := map[Role]int{}
+	kids := map[KID]bool{}
+	for i, k := range r.Keys {
+		if kids[k.KID] {
+			return invalidf("key %s is in the ring twice", k.KID)
+		}
+		kids[k.KID] = true
+		count[k.Role]++
+		if i == 0 {
+			continue
+		}
+		before := r.Keys[i-1]
+		if place(before.Role) > place(k.Role) || before.Role == Old && k.Role == Old && before.Retired < k.Retired {
+			return invalidf("the %s key %s is out of order", k.Role, k.KID)
+		}
+	}
+	for _, role := range []Role{Current, Future, Static, SessionTicket} {
+		if count[role] != 1 {
+			return invalidf("would have %d %s keys; want 1", count[role], role)
+		}
+	}
+	if count[Old] > MaxOld {
+		return invalidf("would have %d old keys; at most %d are allowed", count[Old], MaxOld)
+	}
+	return nil
+}

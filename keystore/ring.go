@@ -1,0 +1,124 @@
+package keystore
+
+import (
+	"slices"
+	"time"
+)
+
+// MaxOld is the most old keys that a ring may hold. An agent tries a foreign
+// token under each of them, and a ring travels whole to every agent.
+const MaxOld = 64
+
+// An EventRef names the event that made a state.
+type EventRef struct {
+	N    N         `json:"n"`
+	ID   string    `json:"id"`   // a ULID
+	Type string    `json:"type"` // the event type's word
+	At   time.Time `json:"at"`
+}
+
+// A Key is what is known of one key of a ring, without its bytes.
+type Key struct {
+	KID        KID       `json:"kid"`
+	Role       Role      `json:"role"`
+	Created    time.Time `json:"created_at"`          // to the millisecond, UTC
+	Generation Version   `json:"generation"`          // the ring version that made it; never changes
+	Pending    bool      `json:"pending,omitempty"`   // published; opens, but must not be sealed with yet
+	Retired    N         `json:"retired,omitempty"`   // the event that took it out of sealing; 0 = none did
+	RetiredAt  time.Time `json:"retired_at,omitzero"` // that event's time
+}
+
+// A Ring is the keys that one group of agents shares, at one version. It is a
+// value: Apply returns a new one and never changes its receiver. The zero Ring is
+// the ring before its creation.
+type Ring struct {
+	Name    RingName  `json:"name"`
+	Version Version   `json:"version"`
+	Mode    Mode      `json:"mode"`
+	Policy  Policy    `json:"policy"`
+	Keys    []Key     `json:"keys"` // current, old (newest first), future, static, session ticket
+	Created time.Time `json:"created_at"`
+	Rolled  time.Time `json:"rolled_at,omitzero"` // the last rollover; zero = none yet
+	Changed N         `json:"changed"`            // the event of the last change of Keys; what servers confirm
+	Last    EventRef  `json:"last_event"`         // the event of the last change of anything
+}
+
+// IsZero reports whether r does not exist yet.
+func (r Ring) IsZero() bool { return r.Version == 0 }
+
+// Key returns the key with this id, whatever its role.
+func (r Ring) Key(kid KID) (Key, bool) {
+	i := slices.IndexFunc(r.Keys, func(k Key) bool { return k.KID == kid })
+	if i < 0 {
+		return Key{}, false
+	}
+	return r.Keys[i], true
+}
+
+// ByRole returns the keys of one role, old keys newest first.
+func (r Ring) ByRole(role Role) []Key {
+	var keys []Key
+	for _, k := range r.Keys {
+		if k.Role == role {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+// Seals returns the one key that new sessions are sealed with: the current key in
+// dynamic mode, the static key in static mode, and never a pending one.
+func (r Ring) Seals() (Key, bool) {
+	want := Current
+	if r.Mode == ModeStatic {
+		want = Static
+	}
+	for _, k := range r.Keys {
+		if k.Role == want && !k.Pending {
+			return k, true
+		}
+	}
+	return Key{}, false
+}
+
+// Agent returns the keys that agents get: all but the session ticket key, the
+// sealing key first, then current, old (newest first), future, static.
+func (r Ring) Agent() []Key {
+	sealing, ok := r.Seals()
+	keys := make([]Key, 0, len(r.Keys))
+	if ok {
+		keys = append(keys, sealing)
+	}
+	for _, k := range r.Keys {
+		if k.Role != SessionTicket && !(ok && k.KID == sealing.KID) {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+// KeySet joins the ring's keys with their material, as an agent holds them.
+// material is asked for each key's bytes; bytes that do not derive the key's id
+// are refused, so that a wrong key is never used. The error wraps ErrInvalid, or
+// what material returned.
+func (r Ring) KeySet(epoch Epoch, material func(KID) (Material, error)) (*KeySet, error) {
+	set := &KeySet{Ring: r.Name, Epoch: epoch, Version: r.Version, Mode: r.Mode}
+	sealing, ok := r.Seals()
+	if !ok {
+		return nil, invalidf("ring %s: version %d has no key to seal with", r.Name, r.Version)
+	}
+	for _, k := range r.Agent() {
+		m, err := material(k.KID)
+		if err != nil {
+			return nil, err
+		}
+		if got := m.KID(); got != k.KID {
+			return nil, invalidf("ring %s: the bytes of key %s are those of another key, %s", r.Name, k.KID, got)
+		}
+		set.Keys = append(set.Keys, SetKey{
+			KID: k.KID, Role: k.Role, Created: k.Created, Pending: k.Pending,
+			Seals: k.KID == sealing.KID, Material: m,
+		})
+	}
+	return set, nil
+}
