@@ -1,0 +1,143 @@
+package hub
+
+import (
+	"crypto/rand"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/keytide/keytide/agentfeed/internal/wire"
+	"github.com/keytide/keytide/keystore"
+)
+
+// freshWithin is how old the source's proof may be for the hub to count itself up
+// to date: a replica is fresh while its beacon is under 4 s old.
+const freshWithin = 5 * time.Second
+
+// A grant is a request that has been admitted: who asks, and under which secret
+// its answers are sealed.
+type grant struct {
+	host   string // as the request says; proved once the request is admitted
+	kid    keystore.KID
+	secret keystore.Material
+	nonce  wire.Nonce
+}
+
+func randomMaterial() (keystore.Material, error) {
+	b := make([]byte, keystore.MaterialSize)
+	rand.Read(b) // never fails: crypto/rand ends the program instead
+	return keystore.NewMaterial(b)
+}
+
+// admit authenticates a request, or says why not. The grant names the host as
+// soon as the header could be read, for the log.
+func (h *Hub) admit(r *http.Request) (*grant, *wire.Problem) {
+	select {
+	case <-h.closing:
+		return nil, problem(wire.Draining)
+	default:
+	}
+	if !speaks(r, 1) {
+		p := problem(wire.UnsupportedVersion)
+		p.Supported = []int{1}
+		return nil, p
+	}
+	var header string
+	if values := r.Header.Values("Authorization"); len(values) == 1 {
+		header = values[0]
+	}
+	a, err := wire.ParseAuthorization(header)
+	if err != nil {
+		p := problem(wire.AuthRequired)
+		p.Detail = err.Error()
+		return nil, p
+	}
+	g := &grant{host: a.Host, kid: a.KID, nonce: a.Nonce}
+	return g, h.authenticate(r, a, g)
+}
+
+// authenticate checks a header that could be read. Nothing that it answers before
+// the MAC has been checked depends on whether the host exists.
+func (h *Hub) authenticate(r *http.Request, a *wire.Authorization, g *grant) *wire.Problem {
+	host, known := h.config.Source.Host(a.Host)
+	i := -1
+	if known {
+		i = slices.IndexFunc(host.Secrets, func(s Secret) bool { return s.KID == a.KID })
+	}
+	g.secret = h.dummy
+	if i >= 0 {
+		g.secret = host.Secrets[i].Material
+	}
+	if proved := a.Verify(g.secret, r.Method, r.RequestURI); !proved || i < 0 {
+		if !h.fresh() {
+			return problem(wire.NotCurrent)
+		}
+		return problem(wire.BadMAC)
+	}
+	now := now()
+	if skew := now.Sub(time.Unix(a.Time, 0)); skew.Abs() > wire.Window {
+		p := problem(wire.ClockSkew)
+		p.Now = &now
+		return p
+	}
+	switch h.nonces.use(a.Host, a.Nonce, now) {
+	case nonceUsed:
+		return problem(wire.Replayed)
+	case nonceFull:
+		return problem(wire.TooManyRequests)
+	}
+	return standing(host, a.KID)
+}
+
+// standing says what is against a host that has proved a secret with this id.
+func standing(host Host, kid keystore.KID) *wire.Problem {
+	if host.Revoked {
+		return problem(wire.HostRevoked)
+	}
+	var valid []string
+	for _, s := range host.Secrets {
+		if s.Retired {
+			continue
+		}
+		if s.KID == kid {
+			return nil
+		}
+		valid = append(valid, s.KID.String())
+	}
+	p := problem(wire.SecretRetired)
+	p.KIDs = valid
+	return p
+}
+
+func (h *Hub) fresh() bool {
+	return time.Since(h.config.Source.AsOf()) < freshWithin
+}
+
+// speaks reports whether the client can do with this major version of the feed.
+func speaks(r *http.Request, version int) bool {
+	header := r.Header.Get("Keytide-Feed-Accept")
+	if header == "" {
+		return true
+	}
+	for v := range strings.SplitSeq(header, ",") {
+		if strings.TrimSpace(v) == strconv.Itoa(version) {
+			return true
+		}
+	}
+	return false
+}
+
+// accepts reports whether the client asks for this media type by name.
+func accepts(r *http.Request, media string) bool {
+	for _, header := range r.Header.Values("Accept") {
+		for part := range strings.SplitSeq(header, ",") {
+			name, _, _ := strings.Cut(part, ";")
+			if strings.EqualFold(strings.TrimSpace(name), media) {
+				return true
+			}
+		}
+	}
+	return false
+}

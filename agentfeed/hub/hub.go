@@ -1,0 +1,233 @@
+// Package hub is the policy server's end of the agent feed: it authenticates
+// trusted hosts and delivers their rings to them, sealed for each.
+//
+// What agents get is always the whole newest state. There is no queue: a stream
+// whose agent is slow skips the states between, never the latest, and one whose
+// agent takes nothing for 10 s is cut. Nothing is read from a store for a request.
+//
+// The package knows neither the ledger nor the bus: a Source gives it the state.
+// The bytes are in agentfeed/SPEC.md.
+package hub
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/keytide/keytide/agentfeed/internal/wire"
+	"github.com/keytide/keytide/keystore"
+)
+
+// A Source is what a hub delivers. All methods are safe for concurrent use and
+// return at once, from memory.
+type Source interface {
+	// Watch returns the newest state, nil while there is none, and a channel that
+	// is closed when it is no longer the newest. A change of a host is a new state
+	// too; Host must by then give that host as it is in the state.
+	Watch() (*State, <-chan struct{})
+	// AsOf is when the source last knew that its state was current.
+	AsOf() time.Time
+	// Host returns the trusted host of that name. One that is revoked should still
+	// be given, with its secrets, so that it can be told.
+	Host(name string) (Host, bool)
+}
+
+// A State is all that there is to deliver. It is immutable, and so is what it
+// points to; a ring that did not change keeps its pointer.
+type State struct {
+	V       string // the position "<keys epoch>.<keys n>-<hosts epoch>.<hosts n>"
+	Rings   map[keystore.RingName]*keystore.KeySet
+	Servers []string // base URLs of the feed, such as https://ps-1:7443
+	CA      []byte   // PEM certificates that agents shall trust; may be empty
+}
+
+// A Host is a trusted host and what it may have.
+type Host struct {
+	Name    string
+	Rings   []keystore.RingName
+	Secrets []Secret
+	Revoked bool
+}
+
+// A Secret is a shared secret of a host.
+type Secret struct {
+	KID      keystore.KID
+	Material keystore.Material
+	Retired  bool // no longer admits; who shows it is told which ones do
+}
+
+// Config says what a Hub delivers and how. Fields left zero get their default.
+type Config struct {
+	Source Source // required
+	Server string // this policy server's id; required
+
+	// Heartbeat is the time between two proofs of freshness on an idle stream. If
+	// zero, 15 seconds. Longer makes agents notice a dead server later; beyond
+	// 24 s a healthy agent may call itself stale between two.
+	Heartbeat time.Duration
+
+	// StaleAfter is how long an agent counts itself fresh without proof, in whole
+	// seconds. If zero, 60 seconds.
+	StaleAfter time.Duration
+
+	// MaxStreams is how many streams one host may have at a time. If zero, 100: a
+	// host's applications may each have their own. Too many let one host use up
+	// the server's file descriptors.
+	MaxStreams int
+
+	Logger *slog.Logger // if nil, nothing is logged
+}
+
+func (c *Config) fill() error {
+	if c.Source == nil || c.Server == "" {
+		return errors.New("hub: Source and Server are required")
+	}
+	if c.Heartbeat < 0 || c.StaleAfter < 0 || c.MaxStreams < 0 {
+		return errors.New("hub: Heartbeat, StaleAfter and MaxStreams must not be negative")
+	}
+	if c.Heartbeat == 0 {
+		c.Heartbeat = 15 * time.Second
+	}
+	if c.StaleAfter == 0 {
+		c.StaleAfter = 60 * time.Second
+	}
+	if c.MaxStreams == 0 {
+		c.MaxStreams = 100
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+// A Hub serves GET /v1/feed, GET /v1/feed/time and /healthz. It needs an
+// http.Server without WriteTimeout: it sets a deadline for each write itself.
+type Hub struct {
+	config Config
+	dummy  keystore.Material // stands in for the secret of a host that is not known
+	nonces *nonces
+	log    limitedLog
+
+	closing chan struct{}  // closed by Close
+	serving sync.WaitGroup // streams
+
+	mu      sync.Mutex // guards the fields below
+	closed  bool
+	streams map[*stream]struct{}
+	perHost map[string]int // streams by host; no zero entries
+}
+
+// New makes a Hub. It starts nothing.
+func New(c Config) (*Hub, error) {
+	if err := c.fill(); err != nil {
+		return nil, err
+	}
+	dummy, err := randomMaterial()
+	if err != nil {
+		return nil, err
+	}
+	return &Hub{
+		config:  c,
+		dummy:   dummy,
+		nonces:  newNonces(),
+		log:     limitedLog{out: c.Logger},
+		closing: make(chan struct{}),
+		streams: make(map[*stream]struct{}),
+		perHost: make(map[string]int),
+	}, nil
+}
+
+// Agents counts the streams that are open, and those of them that have not been
+// given the newest state.
+func (h *Hub) Agents() (connected, behind int) {
+	state, _ := h.config.Source.Watch()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for s := range h.streams {
+		if v := s.shown.Load(); state != nil && (v == nil || *v != state.V) {
+			behind++
+		}
+	}
+	return len(h.streams), behind
+}
+
+// Close tells all agents to go to another server, and waits until their streams
+// have ended or ctx has. Requests that come later are refused.
+func (h *Hub) Close(ctx context.Context) error {
+	h.mu.Lock()
+	if !h.closed {
+		h.closed = true
+		close(h.closing)
+	}
+	h.mu.Unlock()
+	done := make(chan struct{})
+	go func() { // ends with the last stream: a write of one lasts 10 s at most
+		h.serving.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Cache-Control", "no-store, no-transform")
+	switch {
+	case r.URL.Path == "/v1/feed" && r.Method == http.MethodGet:
+		h.serveFeed(w, r)
+	case r.URL.Path == "/v1/feed/time" && isRead(r):
+		writeJSON(w, http.StatusOK, "application/json", map[string]any{"now": now(), "versions": []int{1}})
+	case r.URL.Path == "/healthz" && isRead(r):
+		w.Write([]byte("ok\n"))
+	case r.URL.Path == "/v1/feed", r.URL.Path == "/v1/feed/time", r.URL.Path == "/healthz":
+		w.Header().Set("Allow", "GET")
+		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+func isRead(r *http.Request) bool {
+	return r.Method == http.MethodGet || r.Method == http.MethodHead
+}
+
+// now is the time as the feed writes it.
+func now() time.Time { return time.Now().UTC().Round(time.Millisecond) }
+
+// serveFeed admits a request and streams to it or answers it once.
+func (h *Hub) serveFeed(w http.ResponseWriter, r *http.Request) {
+	g, problem := h.admit(r)
+	if problem != nil {
+		h.refuse(w, r, g, *problem)
+		return
+	}
+	if accepts(r, "text/event-stream") {
+		h.serveStream(w, r, g)
+		return
+	}
+	h.servePoll(w, r, g)
+}
+
+// refuse answers with a problem, and logs it when a person may want to know.
+func (h *Hub) refuse(w http.ResponseWriter, r *http.Request, g *grant, p wire.Problem) {
+	h.log.refused(r, g, p)
+	writeProblem(w, p)
+}
+
+func writeJSON(w http.ResponseWriter, status int, contentType string, v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		http.Error(w, "internal error", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", contentType)
+	w.WriteHeader(status)
+	w.Write(append(body, '\n'))
+}
