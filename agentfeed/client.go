@@ -1,0 +1,249 @@
+package agentfeed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/keytide/keytide/agentfeed/internal/wire"
+	"github.com/keytide/keytide/keystore"
+)
+
+// ErrClosed: the client is closed.
+var ErrClosed = errors.New("agentfeed: client is closed")
+
+// A State is how sure an agent is that its rings are current.
+type State string
+
+const (
+	StateWaiting State = "waiting" // holds no rings yet
+	StateFresh   State = "fresh"
+	StateStale   State = "stale" // no proof for 60 s; goes on with the rings it has
+)
+
+// Status is what a client knows about itself.
+type Status struct {
+	State    State
+	Age      time.Duration // since the rings were last known to be current
+	AsOf     time.Time     // the same on this machine's clock; zero while waiting
+	Position string        // of the state held, "<keys epoch>.<keys n>-<hosts epoch>.<hosts n>"
+	Server   string        // id of the policy server that feeds; "" while there is none
+	URL      string        // where that server is
+	Err      error         // why there is none; nil while there is one
+}
+
+// A Client holds the rings of one trusted host. All methods are safe for
+// concurrent use.
+type Client struct {
+	host   HostFile
+	config Config
+	log    *slog.Logger
+	cancel context.CancelFunc
+	done   chan struct{} // closed when run has ended
+
+	mu         sync.Mutex // guards the fields below
+	changed    chan struct{}
+	rings      map[keystore.RingName]*Ring
+	ready      bool
+	position   wire.Position
+	servers    []string // as the newest state says
+	ca         string   // as the newest state says
+	staleAfter time.Duration
+	proof      time.Time // the rings were current then, by the monotonic clock
+	feeding    Status    // its fields Server, URL, Err
+	refused    bool      // all servers refuse this host
+}
+
+// A Ring is a handle of one ring. It stays valid, whatever happens to the ring.
+type Ring struct {
+	client *Client
+	name   keystore.RingName
+	set    atomic.Pointer[keystore.KeySet]
+}
+
+// New makes a client and begins to connect in the background. It reads the files
+// that c names and does no other I/O. Close ends it.
+func New(c Config) (*Client, error) {
+	host, err := c.hostFile()
+	if err != nil {
+		return nil, err
+	}
+	log := c.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	client := &Client{
+		host: host, config: c, log: log.With("host", host.Host),
+		cancel: cancel, done: make(chan struct{}),
+		changed: make(chan struct{}), rings: make(map[keystore.RingName]*Ring),
+	}
+	f := &follower{client: client, random: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))}
+	go func() {
+		defer close(client.done)
+		f.run(ctx)
+	}()
+	return client, nil
+}
+
+// Close ends the feed and waits for it. Rings keep the keys they have.
+func (c *Client) Close() error {
+	c.cancel()
+	<-c.done
+	return nil
+}
+
+// WaitReady waits until the client holds its rings. It returns earlier, with a
+// *ProblemError, when every server refuses this host: a wrong secret or a revoked
+// host, which waiting does not mend. The client nevertheless goes on trying.
+func (c *Client) WaitReady(ctx context.Context) error {
+	for {
+		c.mu.Lock()
+		ready, refused, changed, cause := c.ready, c.refused, c.changed, c.feeding.Err
+		c.mu.Unlock()
+		switch {
+		case ready:
+			return nil
+		case refused:
+			return cause
+		}
+		select {
+		case <-changed:
+		case <-c.done:
+			return ErrClosed
+		case <-ctx.Done():
+			if cause == nil {
+				return ctx.Err()
+			}
+			return fmt.Errorf("%w; last: %w", ctx.Err(), cause)
+		}
+	}
+}
+
+// Ring returns the handle of a ring, whether or not the host has it.
+func (c *Client) Ring(name keystore.RingName) *Ring {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ring(name)
+}
+
+func (c *Client) ring(name keystore.RingName) *Ring {
+	r := c.rings[name]
+	if r == nil {
+		r = &Ring{client: c, name: name}
+		c.rings[name] = r
+	}
+	return r
+}
+
+// Name returns the ring's name.
+func (r *Ring) Name() keystore.RingName { return r.name }
+
+// Snapshot returns the ring's newest keys, nil while there are none. It never
+// blocks. The set does not change: hold one for the time of one request.
+func (r *Ring) Snapshot() *keystore.KeySet { return r.set.Load() }
+
+// Updates yields the ring's keys, now and whenever they change, until ctx or the
+// client ends. A slow loop skips versions, never the newest; nil means that the
+// host has lost the ring.
+func (r *Ring) Updates(ctx context.Context) iter.Seq[*keystore.KeySet] {
+	return func(yield func(*keystore.KeySet) bool) {
+		var last *keystore.KeySet
+		for range r.client.changes(ctx) {
+			if set := r.set.Load(); set != last {
+				last = set
+				if !yield(set) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Snapshot returns all rings that the host has, by name.
+func (c *Client) Snapshot() []*keystore.KeySet {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var sets []*keystore.KeySet
+	for _, name := range slices.Sorted(maps.Keys(c.rings)) {
+		if set := c.rings[name].set.Load(); set != nil {
+			sets = append(sets, set)
+		}
+	}
+	return sets
+}
+
+// Updates yields all rings once they are there, and whenever one changes, until
+// ctx or the client ends. A slow loop skips versions, never the newest.
+func (c *Client) Updates(ctx context.Context) iter.Seq[[]*keystore.KeySet] {
+	return func(yield func([]*keystore.KeySet) bool) {
+		var last []*keystore.KeySet
+		told := false
+		for range c.changes(ctx) {
+			c.mu.Lock()
+			ready := c.ready
+			c.mu.Unlock()
+			if sets := c.Snapshot(); ready && (!told || !slices.Equal(sets, last)) {
+				last, told = sets, true
+				if !yield(sets) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// changes yields at once and after every change of the client, until ctx or the
+// client ends.
+func (c *Client) changes(ctx context.Context) iter.Seq[struct{}] {
+	return func(yield func(struct{}) bool) {
+		for {
+			c.mu.Lock()
+			changed := c.changed
+			c.mu.Unlock()
+			if ctx.Err() != nil || !yield(struct{}{}) {
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			case <-c.done:
+				return
+			}
+		}
+	}
+}
+
+// Status says how current the rings are, and who feeds them.
+func (c *Client) Status() Status {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.feeding
+	if !c.ready {
+		s.State = StateWaiting
+		return s
+	}
+	s.Age = max(0, time.Since(c.proof))
+	s.AsOf = c.proof.Round(0)
+	s.Position = c.position.String()
+	s.State = StateFresh
+	if s.Age >= c.staleAfter {
+		s.State = StateStale
+	}
+	return s
+}
+
+// notify wakes those who wait for a change. It needs mu.
+func (c *Client) notify() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}

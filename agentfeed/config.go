@@ -1,0 +1,86 @@
+package agentfeed
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+
+	"github.com/keytide/keytide/keystore"
+	"github.com/keytide/keytide/keystore/secretfile"
+)
+
+// Config says who the agent is and where its policy servers are: in a host file,
+// or in the fields below it, of which those that are set take its place.
+type Config struct {
+	// HostFile is the path of the file that `keytide host register` wrote. It must
+	// be readable by its owner alone.
+	HostFile string
+
+	Servers    []string          // base URLs of the feed, https://host:port
+	CA         []byte            // PEM certificates to trust; system roots are not
+	Host       string            // the trusted host's name
+	KID        keystore.KID      // the shared secret's id; if zero, derived from it
+	Secret     keystore.Material // the shared secret
+	SecretFile string            // or the path of a file with it, in base64url
+
+	// Proxy chooses an HTTP CONNECT proxy, as in http.Transport. If nil, none.
+	Proxy func(*http.Request) (*url.URL, error)
+
+	// Logger gets a line for each change of the feed's state. If nil, nothing is
+	// logged.
+	Logger *slog.Logger
+}
+
+// hostFile gives all of c that a host file says, checked.
+func (c Config) hostFile() (HostFile, error) {
+	var h HostFile
+	if c.HostFile != "" {
+		var err error
+		if h, err = ReadHostFile(c.HostFile); err != nil {
+			return HostFile{}, err
+		}
+	}
+	if len(c.Servers) > 0 {
+		h.Servers = c.Servers
+	}
+	if len(c.CA) > 0 {
+		h.CA = c.CA
+	}
+	if c.Host != "" {
+		h.Host = c.Host
+	}
+	if err := c.secret(&h); err != nil {
+		return HostFile{}, err
+	}
+	if err := h.Check(); err != nil {
+		return HostFile{}, fmt.Errorf("agentfeed: %w", err)
+	}
+	return h, nil
+}
+
+func (c Config) secret(h *HostFile) error {
+	secret := c.Secret
+	if c.SecretFile != "" {
+		if !secret.IsZero() {
+			return errors.New("agentfeed: Secret and SecretFile are both set")
+		}
+		content, err := secretfile.Read(c.SecretFile)
+		if err != nil {
+			return err
+		}
+		defer clear(content)
+		if secret, err = parseSecret(string(bytes.TrimSpace(content))); err != nil {
+			return fmt.Errorf("secret file %s: %w", c.SecretFile, err)
+		}
+	}
+	if !secret.IsZero() {
+		h.Secret, h.KID = secret, secret.KID()
+	}
+	if c.KID != (keystore.KID{}) {
+		h.KID = c.KID
+	}
+	return nil
+}

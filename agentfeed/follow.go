@@ -1,0 +1,139 @@
+package agentfeed
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"hash/fnv"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A follower keeps a client fed, from one server or another. One goroutine runs it.
+type follower struct {
+	client  *Client
+	random  *rand.Rand
+	backoff backoff
+	offset  time.Duration // the servers' clock less this machine's, as a clock-skew problem told
+	at      string        // the server that is, or was last, asked
+	http    *http.Client
+	ca      string // the bundle that http trusts besides the host file's
+	lost    string // the last loss that was logged
+}
+
+// run asks one server after the other until ctx ends.
+func (f *follower) run(ctx context.Context) {
+	defer func() {
+		if f.http != nil {
+			f.http.CloseIdleConnections()
+		}
+	}()
+	for ctx.Err() == nil {
+		servers, ca := f.client.known()
+		f.at = following(servers, f.at)
+		f.trust(ca)
+		s := session{follower: f, client: f.client, base: f.at}
+		err := s.run(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		wait := f.backoff.wait(s.outcome, len(servers), f.random)
+		f.report(err, len(servers), wait)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// report tells of a lost server: once, not at each attempt that ends alike.
+func (f *follower) report(err error, servers int, wait time.Duration) {
+	var p *ProblemError
+	refused := errors.As(err, &p) && p.Refused() && f.backoff.refusals >= servers
+	f.client.lost(err, refused)
+	f.http.CloseIdleConnections()
+	switch text := err.Error(); {
+	case refused:
+		f.client.log.Error("every policy server refuses this host", "err", err, "hint", p.Hint(), "retry_in", wait)
+	case text != f.lost:
+		f.client.log.Warn("feed lost", "server", f.at, "err", err, "retry_in", wait)
+		f.lost = text
+	}
+}
+
+// trust makes the HTTP client for a bundle of CA certificates from the state.
+func (f *follower) trust(ca string) {
+	if f.http != nil && f.ca == ca {
+		return
+	}
+	if f.http != nil {
+		f.http.CloseIdleConnections()
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(f.client.host.CA)
+	roots.AppendCertsFromPEM([]byte(ca))
+	f.ca = ca
+	f.http = &http.Client{
+		Transport: &http.Transport{
+			Proxy:               f.client.config.Proxy,
+			TLSClientConfig:     &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13},
+			TLSHandshakeTimeout: headTimeout,
+			MaxIdleConns:        1,
+			IdleConnTimeout:     headTimeout,
+			DisableCompression:  true,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// known returns the servers that the host file or the newest state names, in the
+// order in which this host asks them, and the CA bundle of the state.
+func (c *Client) known() (servers []string, ca string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all := slices.Concat(c.servers, c.host.Servers)
+	for i, s := range all {
+		all[i] = strings.TrimSuffix(s, "/")
+	}
+	slices.Sort(all)
+	all = slices.Compact(all)
+	// Rendezvous hashing: hosts spread evenly over the servers, and each comes back
+	// to the same ones.
+	slices.SortStableFunc(all, func(a, b string) int {
+		return cmp.Compare(score(c.host.Host, a), score(c.host.Host, b))
+	})
+	return all, c.ca
+}
+
+func score(host, server string) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(host + "|" + server))
+	return h.Sum64()
+}
+
+// following returns the server after last, or the first.
+func following(servers []string, last string) string {
+	return servers[(slices.Index(servers, last)+1)%len(servers)]
+}
+
+// lost notes that no server feeds the client, and why.
+func (c *Client) lost(err error, refused bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.feeding = Status{Err: err}
+	c.refused = refused && !c.ready
+	c.notify()
+}
+
+// found notes the server that feeds the client.
+func (c *Client) found(server, url string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.feeding = Status{Server: server, URL: url}
+	c.notify()
+}
