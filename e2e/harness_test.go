@@ -1,0 +1,260 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// binaries is the folder with the programs under test, built once a run.
+var binaries string
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(buildAndRun(m))
+}
+
+func buildAndRun(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "keytide-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	binaries = dir
+	build := exec.Command("go", "build", "-o", dir+"/", "./cmd/keytide", "./cmd/keytide-agent", "./e2e/example/webapp")
+	build.Dir = ".."
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "building the programs under test:", err)
+		return 1
+	}
+	return m.Run()
+}
+
+// patience bounds every wait for a condition. It is no promise of speed: it only
+// ends a test whose condition never comes.
+const patience = 30 * time.Second
+
+// A process is a program under test. Everything it writes is kept, to be searched
+// for what must not be in it.
+type process struct {
+	tb     testing.TB
+	cmd    *exec.Cmd
+	ready  string // the rest of its ready line
+	output *transcript
+	exited chan struct{}
+}
+
+// A transcript collects the output of every process of a test.
+type transcript struct {
+	mu    sync.Mutex
+	bytes bytes.Buffer
+}
+
+func (t *transcript) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.bytes.Write(p)
+}
+
+func (t *transcript) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.bytes.String()
+}
+
+// start runs a program and waits for the line of its standard output that begins
+// with prefix. The process is killed when the test ends.
+func start(tb testing.TB, output *transcript, prefix string, argv ...string) *process {
+	tb.Helper()
+	cmd := exec.Command(filepath.Join(binaries, argv[0]), argv[1:]...)
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	cmd.Stderr = output
+	if err := cmd.Start(); err != nil {
+		tb.Fatal(err)
+	}
+	p := &process{tb: tb, cmd: cmd, output: output, exited: make(chan struct{})}
+	tb.Cleanup(p.kill)
+	lines := make(chan string, 1)
+	go func() {
+		defer close(p.exited)
+		defer cmd.Wait()
+		defer close(lines)
+		scanner := bufio.NewScanner(io.TeeReader(stdout, output))
+		for found := false; scanner.Scan(); {
+			if rest, ok := strings.CutPrefix(scanner.Text(), prefix); ok && !found {
+				found = true
+				lines <- rest
+			}
+		}
+	}()
+	select {
+	case line, ok := <-lines:
+		if !ok {
+			tb.Fatalf("%s ended before it was ready:\n%s", argv[0], output)
+		}
+		p.ready = line
+	case <-time.After(patience):
+		tb.Fatalf("%s was not ready within %v:\n%s", argv[0], patience, output)
+	}
+	return p
+}
+
+// kill ends the process as a power cut would, with SIGKILL, and waits for it.
+func (p *process) kill() {
+	p.cmd.Process.Kill()
+	<-p.exited
+}
+
+// stop ends the process in order and waits for it.
+func (p *process) stop() {
+	p.tb.Helper()
+	p.cmd.Process.Signal(os.Interrupt)
+	select {
+	case <-p.exited:
+	case <-time.After(patience):
+		p.tb.Errorf("%s did not stop within %v of an interrupt", p.cmd.Path, patience)
+		p.kill()
+	}
+}
+
+// field returns the value of name=value in the ready line.
+func (p *process) field(name string) string {
+	for _, f := range strings.Fields(p.ready) {
+		if v, ok := strings.CutPrefix(f, name+"="); ok {
+			return v
+		}
+	}
+	p.tb.Fatalf("ready line %q has no %s", p.ready, name)
+	return ""
+}
+
+// A site is one policy server made by keytide dev, at addresses that stay over
+// restarts.
+type site struct {
+	*process
+	dir, admin, feed, nats string
+	output                 *transcript
+}
+
+func startSite(tb testing.TB) *site {
+	tb.Helper()
+	s := &site{
+		dir:    filepath.Join(tb.TempDir(), "dev"),
+		admin:  freeAddress(tb),
+		feed:   freeAddress(tb),
+		nats:   freeAddress(tb),
+		output: new(transcript),
+	}
+	s.restart(tb)
+	return s
+}
+
+func (s *site) restart(tb testing.TB) {
+	tb.Helper()
+	s.process = start(tb, s.output, "keytide ready ", "keytide", "dev",
+		"--dir", s.dir, "--listen", s.admin, "--feed-listen", s.feed, "--nats-listen", s.nats)
+}
+
+// keytide runs an administration command and returns its standard output.
+func (s *site) keytide(tb testing.TB, args ...string) []byte {
+	tb.Helper()
+	out, err := s.try(args...)
+	if err != nil {
+		tb.Fatalf("keytide %s: %v", strings.Join(args, " "), err)
+	}
+	return out
+}
+
+// try is keytide for commands that may be refused; the error tells the exit code.
+func (s *site) try(args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(binaries, "keytide"), args...)
+	cmd.Env = append(os.Environ(), "KEYTIDE_CLIENT="+filepath.Join(s.dir, "client.yaml"))
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	s.output.Write(stdout.Bytes())
+	s.output.Write(stderr.Bytes())
+	if err != nil {
+		return nil, &commandError{code: cmd.ProcessState.ExitCode(), stderr: stderr.String()}
+	}
+	return stdout.Bytes(), nil
+}
+
+type commandError struct {
+	code   int
+	stderr string
+}
+
+func (e *commandError) Error() string { return fmt.Sprintf("exit code %d: %s", e.code, e.stderr) }
+
+func refused(err error) bool {
+	var e *commandError
+	return errors.As(err, &e) && e.code == 3
+}
+
+// decode reads JSON that a command or a program printed.
+func decode[T any](tb testing.TB, data []byte) T {
+	tb.Helper()
+	var v T
+	if err := json.Unmarshal(data, &v); err != nil {
+		tb.Fatalf("%v in %q", err, data)
+	}
+	return v
+}
+
+// host registers a trusted host for ring sso and returns its host file.
+func (s *site) host(tb testing.TB, name string) string {
+	tb.Helper()
+	file := filepath.Join(tb.TempDir(), name+".yaml")
+	s.keytide(tb, "host", "register", name, "--ring", "sso", "--out", file, "--yes")
+	return file
+}
+
+// eventually waits until check returns nil.
+func eventually(tb testing.TB, what string, check func() error) {
+	tb.Helper()
+	deadline := time.Now().Add(patience)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			tb.Fatalf("%s: not within %v: %v", what, patience, err)
+		}
+		<-tick.C
+	}
+}
+
+// freeAddress reserves no port, it only finds one that was free a moment ago.
+func freeAddress(tb testing.TB) string {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
