@@ -47,6 +47,9 @@ func (r Ring) apply(c Change, ref EventRef) (Ring, error) {
 		if err := k.check(); err != nil {
 			return Ring{}, err
 		}
+		if _, ok := r.Key(k.KID); ok {
+			return Ring{}, invalidf("key %s is in the ring already", k.KID)
+		}
 	}
 	return next, next.carryOut(c, ref)
 }
@@ -57,7 +60,11 @@ func (r *Ring) carryOut(c Change, ref EventRef) error {
 	case Created:
 		return r.create(c, ref)
 	case PolicySet:
-		return r.setTo(c)
+		if c.Policy == nil || len(c.Made) != 0 || len(c.Destroyed) != 0 {
+			return invalidf("wants a policy and no keys")
+		}
+		r.Policy = *c.Policy
+		return nil
 	case RolledOver:
 		return r.rollOver(c, ref)
 	case KeysDestroyed:
@@ -73,21 +80,13 @@ func (r *Ring) create(c Change, ref EventRef) error {
 	if _, err := ParseRingName(string(c.Ring)); err != nil {
 		return err
 	}
-	if len(c.Destroyed) != 0 {
-		return invalidf("destroys keys")
+	if c.Policy == nil || len(c.Destroyed) != 0 {
+		return invalidf("wants a policy and destroys nothing")
 	}
-	r.Name, r.Mode, r.Created = c.Ring, ModeDynamic, ref.At
+	r.Name, r.Mode, r.Policy, r.Created = c.Ring, ModeDynamic, *c.Policy, ref.At
 	for _, k := range c.Made {
 		r.Keys = append(r.Keys, k.key(c.Version))
 	}
-	return r.setTo(Change{Policy: c.Policy})
-}
-
-func (r *Ring) setTo(c Change) error {
-	if c.Policy == nil || len(c.Made) != 0 || len(c.Destroyed) != 0 {
-		return invalidf("wants a policy and no keys")
-	}
-	r.Policy = *c.Policy
 	return nil
 }
 

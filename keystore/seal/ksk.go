@@ -48,7 +48,9 @@ type Place struct {
 	Created    time.Time // to the millisecond; not before 1970
 }
 
-func (p Place) String() string { return fmt.Sprintf("key %s of %s in store %s", p.KID, p.Owner, p.Store) }
+func (p Place) String() string {
+	return fmt.Sprintf("key %s of %s in store %s", p.KID, p.Owner, p.Store)
+}
 
 // RecordSize is the size of a sealed record, in bytes.
 const RecordSize = 70

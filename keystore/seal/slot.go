@@ -198,20 +198,31 @@ func OpenSlot(slot []byte, u UnlockKey, store string) (*KSK, error) {
 	return newKSK(m)
 }
 
+// MaxSlots is the most slots that Unlock looks at: each passphrase slot may cost
+// seconds, and slots come from the ledger.
+const MaxSlots = 16
+
 // Unlock opens the key store key want of the store of this name by the first of its
-// slots that u opens. It returns a *WrongKeyError when none does, or when the one that
-// does holds another KSK, and a *NotApprovedError when only slots were left that FIPS
-// mode does not allow.
+// slots that u opens. Slots that cannot be read, or are of a kind unknown here, do
+// not stop it from trying the others.
+//
+// If none opens, the error says why of each: a *WrongKeyError, also when the slot
+// that opened holds another KSK, or a *NotApprovedError when only slots were left
+// that FIPS mode does not allow.
 func Unlock(want keystore.KID, slots [][]byte, u UnlockKey, store string) (*KSK, error) {
+	if len(slots) > MaxSlots {
+		return nil, fmt.Errorf("store %s: %w: %d unlock slots; at most %d are allowed", store, keystore.ErrInvalid, len(slots), MaxSlots)
+	}
 	wrong := &WrongKeyError{Unlock: u.what, Path: u.path, Store: store, Want: want}
-	var notApproved error
+	var others []error
+	notApproved := false
 	for _, slot := range slots {
 		k, err := OpenSlot(slot, u, store)
 		if err == nil && k.ID() == want {
 			return k, nil
 		}
 		if err == nil {
-			wrong.Found = k.ID()
+			wrong.Found, wrong.Tried = k.ID(), true
 			continue
 		}
 		if one, ok := errors.AsType[*WrongKeyError](err); ok {
@@ -219,13 +230,11 @@ func Unlock(want keystore.KID, slots [][]byte, u UnlockKey, store string) (*KSK,
 			wrong.Tried = wrong.Tried || one.Tried
 			continue
 		}
-		if !errors.Is(err, ErrNotApproved) {
-			return nil, err
-		}
-		notApproved = err
+		notApproved = notApproved || errors.Is(err, ErrNotApproved)
+		others = append(others, err)
 	}
-	if notApproved != nil && !wrong.Tried {
-		return nil, notApproved
+	if notApproved && !wrong.Tried {
+		return nil, errors.Join(others...)
 	}
-	return nil, wrong
+	return nil, errors.Join(append([]error{wrong}, others...)...)
 }

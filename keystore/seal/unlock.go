@@ -155,4 +155,3 @@ func GeneratePassphrase() []byte {
 	clear(random)
 	return append(line, '\n')
 }
-
