@@ -38,7 +38,6 @@ type session struct {
 	nonce    wire.Nonce
 	sent     time.Time // when the request was
 	watchdog *time.Timer
-	silence  time.Duration // that the watchdog allows
 	hello    wire.Hello
 	channel  *wire.Channel
 	first    time.Time // when the first message opened
@@ -72,9 +71,10 @@ func (s *session) ask(ctx context.Context) error {
 		err = s.read(response)
 		response.Body.Close()
 		var p *ProblemError
-		if attempt > 0 || !errors.As(err, &p) || p.Name != wire.ClockSkew || p.now == nil {
+		if attempt > 0 || !errors.As(err, &p) || p.Name != wire.ClockSkew || p.now == nil || s.channel != nil {
 			return err
 		}
+		s.outcome.refused = false
 		s.follower.offset = time.Until(*p.now)
 		s.client.log.Warn("this machine's clock is off; using the policy server's", "off_by", -s.follower.offset.Round(time.Second))
 		s.watchdog.Reset(headTimeout)
@@ -117,7 +117,7 @@ func (s *session) read(response *http.Response) error {
 	if media, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type")); media != "text/event-stream" {
 		return fmt.Errorf("%s: answered %.60q instead of a stream", s.base, media)
 	}
-	s.watch(helloTimeout)
+	s.watchdog.Reset(helloTimeout)
 	events := wire.NewReader(response.Body)
 	for {
 		e, err := events.Next()
@@ -134,12 +134,6 @@ func (s *session) read(response *http.Response) error {
 			return fmt.Errorf("%s: %w", s.base, err)
 		}
 	}
-}
-
-// watch lets the server be silent for so long.
-func (s *session) watch(silence time.Duration) {
-	s.silence = silence
-	s.watchdog.Reset(silence)
 }
 
 // problem reads an answer that is no stream.
@@ -196,7 +190,7 @@ func (s *session) greet(e wire.Event) error {
 	}
 	s.hello.Server = printable(s.hello.Server)
 	s.channel, err = wire.NewChannel(s.client.host.Secret, s.client.host.Host, s.nonce, server)
-	s.watch(sealedTimeout)
+	s.watchdog.Reset(sealedTimeout)
 	return err
 }
 
@@ -261,7 +255,7 @@ func (s *session) local(asOf time.Time) time.Time {
 // there are others to ask.
 func (s *session) alive() error {
 	heartbeat := time.Duration(min(max(s.hello.Heartbeat, 0.1), 60) * float64(time.Second))
-	s.watch(heartbeat * 5 / 2)
+	s.watchdog.Reset(heartbeat * 5 / 2)
 	if s.client.overdue(s.patience) {
 		return errStale
 	}
