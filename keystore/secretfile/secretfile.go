@@ -88,7 +88,7 @@ func check(path string, info fs.FileInfo) error {
 
 // Write makes a secret file of mode 0600 with this content. It refuses to
 // overwrite: the error then wraps fs.ErrExist. When it returns nil the file is
-// durable; after any error there is no such file that was not there before.
+// durable; after any other error there is either no file or the whole one.
 func Write(path string, content []byte) error { return write(path, content, link) }
 
 // Replace makes or overwrites a secret file. Whoever opens it sees the former
@@ -129,8 +129,11 @@ func write(path string, content []byte, place func(temp, path string) error) (er
 // link gives temp the name path, unless there is such a name already.
 func link(temp, path string) error {
 	err := os.Link(temp, path)
-	if err == nil || errors.Is(err, fs.ErrExist) {
-		return err
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return fs.ErrExist // without the temporary name
 	}
 	// A file system without hard links: look, then rename.
 	if _, statErr := os.Lstat(path); !errors.Is(statErr, fs.ErrNotExist) {
