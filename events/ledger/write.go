@@ -1,0 +1,233 @@
+package ledger
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+
+	"github.com/keytide/keytide/events"
+)
+
+const (
+	batchIDHeader     = "Nats-Batch-Id"
+	batchSeqHeader    = "Nats-Batch-Sequence"
+	batchCommitHeader = "Nats-Batch-Commit"
+
+	kvOperationHeader = "KV-Operation"
+	kvDelete          = "DEL"
+)
+
+// Append stores a batch: the event, its puts in order, the head last, in one atomic
+// publish without a round trip before the commit. See events.Log.
+func (l *Ledger) Append(ctx context.Context, b Batch) (Revision, error) {
+	if err := b.Check(); err != nil {
+		return 0, err
+	}
+	for attempt := 0; ; attempt++ {
+		rev, err := l.publishBatch(ctx, l.messages(b))
+		if err == nil {
+			return rev, nil
+		}
+		if !isBusy(err) || !wait(ctx, attempt) {
+			return 0, fmt.Errorf("event %d: %w", b.N, err)
+		}
+	}
+}
+
+// messages lays the batch out.
+func (l *Ledger) messages(b Batch) []*nats.Msg {
+	msgs := make([]*nats.Msg, 0, len(b.Puts)+2)
+	msgs = append(msgs, l.message(events.LogKey(b.N), b.Record, 0))
+	for _, p := range b.Puts {
+		msg := l.message(p.Key, p.Value, p.Expect)
+		if p.Delete {
+			msg.Header[kvOperationHeader] = []string{kvDelete}
+		}
+		msgs = append(msgs, msg)
+	}
+	return append(msgs, l.message(events.HeadKey, b.Head.Encode(), b.HeadRevision))
+}
+
+func (l *Ledger) message(key string, value []byte, expect Revision) *nats.Msg {
+	return &nats.Msg{
+		Subject: events.Subject(l.bucket, key), Data: value,
+		Header: nats.Header{jetstream.ExpectedLastSubjSeqHeader: {formatRevision(expect)}},
+	}
+}
+
+func formatRevision(r Revision) string { return strconv.FormatUint(uint64(r), 10) }
+
+// publishBatch sends a batch under an id of its own. Nothing of it is stored before
+// its last message has arrived, so a fault before that is ErrUnavailable.
+func (l *Ledger) publishBatch(ctx context.Context, msgs []*nats.Msg) (Revision, error) {
+	id := nuid.Next()
+	last := len(msgs) - 1
+	for i, msg := range msgs {
+		msg.Header[batchIDHeader] = []string{id}
+		msg.Header[batchSeqHeader] = []string{strconv.Itoa(i + 1)}
+		if i == last {
+			break
+		}
+		if err := l.nc.PublishMsg(msg); err != nil {
+			return 0, fmt.Errorf("%w: %w", events.ErrUnavailable, err)
+		}
+	}
+	msgs[last].Header[batchCommitHeader] = []string{"1"}
+	return l.request(ctx, msgs[last])
+}
+
+// PutBeacon stores the beacon if the head is at revision head. See events.Log.
+func (l *Ledger) PutBeacon(ctx context.Context, value []byte, head Revision) error {
+	msg := &nats.Msg{
+		Subject: events.Subject(l.bucket, events.BeaconKey), Data: value,
+		Header: nats.Header{
+			jetstream.ExpectedLastSubjSeqHeader:     {formatRevision(head)},
+			jetstream.ExpectedLastSubjSeqSubjHeader: {events.Subject(l.bucket, events.HeadKey)},
+		},
+	}
+	if _, err := l.request(ctx, msg); err != nil {
+		return fmt.Errorf("beacon: %w", err)
+	}
+	return nil
+}
+
+// PutRecord stores a policy server's own record. See events.Log.
+func (l *Ledger) PutRecord(ctx context.Context, server string, value []byte) error {
+	key := events.ServerKey(server)
+	if _, err := events.ParseKey(key); err != nil {
+		return err
+	}
+	if _, err := l.request(ctx, &nats.Msg{Subject: events.Subject(l.bucket, key), Data: value}); err != nil {
+		return fmt.Errorf("record of server %s: %w", server, err)
+	}
+	return nil
+}
+
+// request publishes a message and waits for the word of the store.
+func (l *Ledger) request(ctx context.Context, msg *nats.Msg) (Revision, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, fmt.Errorf("%w: %w", events.ErrUnavailable, err)
+	}
+	reply, err := l.nc.RequestMsgWithContext(ctx, msg)
+	if err != nil {
+		return 0, sendError(err)
+	}
+	var ack struct {
+		Error *jetstream.APIError `json:"error"`
+		*jetstream.PubAck
+	}
+	if err := json.Unmarshal(reply.Data, &ack); err != nil {
+		return 0, fmt.Errorf("%w: answer: %w", events.ErrUnknown, err)
+	}
+	if ack.Error != nil {
+		return 0, storeError(ack.Error)
+	}
+	if ack.PubAck == nil || ack.Stream != l.stream || ack.Sequence == 0 {
+		return 0, fmt.Errorf("%w: the answer is not of stream %s", events.ErrUnknown, l.stream)
+	}
+	return Revision(ack.Sequence), nil
+}
+
+// unsent are the errors by which the client refuses a message before any of its
+// bytes are on their way. A connection that is closed while an answer is due gives
+// ErrConnectionClosed too, so that one is not among them.
+var unsent = []error{
+	nats.ErrReconnectBufExceeded, nats.ErrConnectionDraining, nats.ErrMaxPayload,
+	nats.ErrHeadersNotSupported, nats.ErrBadSubject, nats.ErrNoResponders,
+}
+
+// sendError says what is known of a message for which no answer came.
+func sendError(err error) error {
+	for _, e := range unsent {
+		if errors.Is(err, e) {
+			return fmt.Errorf("%w: %w", events.ErrUnavailable, err)
+		}
+	}
+	return fmt.Errorf("%w: %w", events.ErrUnknown, err)
+}
+
+// JetStream's error codes (nats-server, server/errors.json) by which it surely has
+// not stored a message. Any other may come after some of it was stored.
+const (
+	codeWrongSequence     = 10071
+	codeWrongSequenceBusy = 10164 // not compared: another write of that key is under way
+)
+
+var refusals = map[jetstream.ErrorCode]bool{
+	10002: true, // account's resource limits
+	10008: true, // JetStream temporarily unavailable
+	10023: true, // server's resource limits
+	10047: true, // storage limits
+	10054: true, // message too large
+	10060: true, // other stream than expected
+	10076: true, // JetStream not enabled
+	10097: true, // header too large
+	10109: true, // stream is sealed
+	10166: true, // message TTL not allowed
+	10174: true, // atomic publish is off
+	10175: true, // batch sequence missing
+	10176: true, // batch is incomplete
+	10177: true, // header not allowed in a batch
+	10179: true, // batch id
+	10199: true, // batch too large
+	10200: true, // batch commit
+	10210: true, // too many batches under way
+}
+
+// storeError says what an answer that is an error means.
+func storeError(err *jetstream.APIError) error {
+	switch {
+	case err.ErrorCode == codeWrongSequence:
+		return fmt.Errorf("%w: %w", events.ErrConflict, err)
+	case err.ErrorCode == codeWrongSequenceBusy:
+		return &busyError{err}
+	case refusals[err.ErrorCode], err.Description == jetstreamFull:
+		return fmt.Errorf("%w: %w", events.ErrUnavailable, err)
+	}
+	return fmt.Errorf("%w: %w", events.ErrUnknown, err)
+}
+
+// jetstreamFull is how a stream with a limit refuses what would exceed it (code
+// 10077, which stands for faults of the disk as well).
+const jetstreamFull = "maximum bytes exceeded"
+
+// A busyError is the refusal of a write because another write of one of its keys,
+// or of the key that it is conditional on, was under way: the beacon is conditional
+// on the head, so it gets in the way of a batch now and then. Nothing was compared.
+type busyError struct{ err error }
+
+func (e *busyError) Error() string   { return fmt.Sprintf("%v: %v", events.ErrConflict, e.err) }
+func (e *busyError) Unwrap() []error { return []error{events.ErrConflict, e.err} }
+
+func isBusy(err error) bool {
+	var busy *busyError
+	return errors.As(err, &busy)
+}
+
+// A batch that was refused as busy is surely not stored, so it is sent again: up to
+// six times, 5 ms to 160 ms apart, which outlasts a commit between continents.
+const (
+	busyRetries = 6
+	busyWait    = 5 * time.Millisecond
+)
+
+func wait(ctx context.Context, attempt int) bool {
+	if attempt >= busyRetries {
+		return false
+	}
+	t := time.NewTimer(busyWait << attempt)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

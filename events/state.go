@@ -1,0 +1,340 @@
+package events
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/keytide/keytide/keystore"
+	"github.com/keytide/keytide/keystore/host"
+)
+
+// A State is the fold of a log: what a ledger says after event N. It is not safe
+// for concurrent use. An event that is refused leaves it as it was.
+type State struct {
+	newest   Record // event n as it is stored; the state's own copy
+	n        keystore.N
+	hash     Hash
+	genesis  Genesis
+	members  map[string]Member
+	rings    map[keystore.RingName]keystore.Ring
+	hosts    map[string]host.Host
+	expect   map[string]Hash // of the live values, by KV key
+	requests requests
+}
+
+// NewState returns the state before event 1.
+func NewState() *State {
+	return &State{
+		members: map[string]Member{},
+		rings:   map[keystore.RingName]keystore.Ring{},
+		hosts:   map[string]host.Host{},
+		expect:  map[string]Hash{},
+	}
+}
+
+// Clone returns a copy that shares nothing that changes.
+func (s *State) Clone() *State {
+	c := *s
+	c.newest = slices.Clone(s.newest)
+	c.members, c.rings, c.hosts = maps.Clone(s.members), maps.Clone(s.rings), maps.Clone(s.hosts)
+	c.expect, c.requests = maps.Clone(s.expect), s.requests.clone()
+	return &c
+}
+
+// N returns the number of the newest event; 0 before event 1.
+func (s *State) N() keystore.N { return s.n }
+
+// Hash returns the hash of the newest event.
+func (s *State) Hash() Hash { return s.hash }
+
+// Genesis returns what event 1 says; the zero Genesis before it.
+func (s *State) Genesis() Genesis { return s.genesis }
+
+// Head returns what the ledger's head must say.
+func (s *State) Head() Head { return Head{Epoch: s.genesis.Epoch, N: s.n, Hash: s.hash} }
+
+// Member returns the member with this id.
+func (s *State) Member(id string) (Member, bool) {
+	m, ok := s.members[id]
+	return m, ok
+}
+
+// Members returns the members, sorted by id.
+func (s *State) Members() []Member {
+	return slices.SortedFunc(maps.Values(s.members), func(a, b Member) int { return cmp.Compare(a.ID, b.ID) })
+}
+
+// Ring returns the ring of this name.
+func (s *State) Ring(name keystore.RingName) (keystore.Ring, bool) {
+	r, ok := s.rings[name]
+	return r, ok
+}
+
+// Rings returns the rings, sorted by name.
+func (s *State) Rings() []keystore.Ring {
+	return slices.SortedFunc(maps.Values(s.rings), func(a, b keystore.Ring) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// Host returns the trusted host of this name, revoked ones included.
+func (s *State) Host(name string) (host.Host, bool) {
+	h, ok := s.hosts[name]
+	return h, ok
+}
+
+// Hosts returns the trusted hosts, sorted by name, revoked ones included.
+func (s *State) Hosts() []host.Host {
+	return slices.SortedFunc(maps.Values(s.hosts), func(a, b host.Host) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// Request returns the event that answered a request, if it is among the newest
+// MaxRequests.
+func (s *State) Request(id string) (keystore.N, bool) { return s.requests.find(id) }
+
+// Expect returns the hash that the value of a KV key must have. ok is false for a
+// key that no event put, or that an event deleted.
+func (s *State) Expect(key string) (hash Hash, ok bool) {
+	hash, ok = s.expect[key]
+	return hash, ok
+}
+
+// Live returns the KV keys that events have put and not deleted, sorted.
+func (s *State) Live() []string { return slices.Sorted(maps.Keys(s.expect)) }
+
+// Apply checks a record against the state, its signature included, folds it, and
+// returns the event. The error names n and wraps ErrMalformed, ErrNotNext,
+// ErrForked, ErrNotMember, ErrSignature, ErrUnknownType, ErrWrongKind or
+// ErrPayload; the state is then unchanged.
+func (s *State) Apply(rec Record) (Event, error) {
+	v, err := s.apply(rec, true)
+	if err != nil {
+		return Event{}, err
+	}
+	return v.event(), nil
+}
+
+// Fold does what Apply does but for the signature: it is for a record that the
+// caller has verified before, or for a history whose newest record it verifies by
+// VerifyNewest. The chain of hashes carries that signature back to all.
+func (s *State) Fold(rec Record) error {
+	_, err := s.apply(rec, false)
+	return err
+}
+
+// VerifyNewest checks the signature of the newest event. The error wraps
+// ErrNotMember or ErrSignature.
+func (s *State) VerifyNewest() error {
+	if s.n == 0 {
+		return fmt.Errorf("event 1: %w", ErrNotNext)
+	}
+	v, err := parse(s.newest)
+	if err == nil {
+		err = verify(&v, s.members)
+	}
+	return atEvent(s.n, err)
+}
+
+func (s *State) apply(rec Record, signed bool) (view, error) {
+	v, err := parse(rec)
+	if err != nil {
+		return view{}, fmt.Errorf("event after %d: %w", s.n, err)
+	}
+	if err := s.applyView(&v, signed); err != nil {
+		return view{}, atEvent(v.n, err)
+	}
+	return v, nil
+}
+
+func atEvent(n keystore.N, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("event %d: %w", n, err)
+}
+
+func (s *State) applyView(v *view, signed bool) error {
+	if err := follows(v, s.n, s.hash); err != nil {
+		return err
+	}
+	st, err := s.decide(v)
+	if err != nil {
+		return err
+	}
+	if signed {
+		members := s.members
+		if v.n == 1 {
+			members = map[string]Member{st.genesis.Founder.ID: st.genesis.Founder}
+		}
+		if err := verify(v, members); err != nil {
+			return err
+		}
+	}
+	s.carryOut(v, st)
+	return nil
+}
+
+// follows reports whether v is the event after event n of this hash.
+func follows(v *view, n keystore.N, hash Hash) error {
+	if v.n != n+1 {
+		return fmt.Errorf("%w: want event %d", ErrNotNext, n+1)
+	}
+	if !bytes.Equal(v.prev, hash[:]) {
+		return fmt.Errorf("%w: prev is %x, but event %d has hash %s", ErrForked, v.prev, n, hash)
+	}
+	return nil
+}
+
+func verify(v *view, members map[string]Member) error {
+	m, ok := members[string(v.server)]
+	if !ok {
+		return fmt.Errorf("%w: server %q", ErrNotMember, v.server)
+	}
+	if err := v.rec.Verify(m.PublicKey); err != nil {
+		return fmt.Errorf("%w: server %s", err, m.ID)
+	}
+	return nil
+}
+
+// A step is what an event changes, decided but not carried out.
+type step struct {
+	genesis Genesis
+	ring    keystore.Ring // zero: none
+	host    host.Host     // zero: none
+}
+
+// decide judges an event without changing the state.
+func (s *State) decide(v *view) (step, error) {
+	if _, known := typeWords[v.typ]; !known {
+		return step{}, &UnknownTypeError{N: v.n, Type: v.typ}
+	}
+	if (v.typ == TypeGenesis) != (v.n == 1) {
+		return step{}, fmt.Errorf("%w: %s as event %d", ErrPayload, v.typ, v.n)
+	}
+	if v.n > 1 && !s.genesis.Kind.holds(v.typ) {
+		return step{}, fmt.Errorf("%w: %s in a ledger of %s", ErrWrongKind, v.typ, s.genesis.Kind)
+	}
+	var st step
+	var err error
+	switch v.typ {
+	case TypeGenesis:
+		st.genesis, err = decideGenesis(v)
+	case TypeVoid:
+		err = decideVoid(v)
+	case TypeHostRegistered, TypeHostRevoked:
+		st.host, err = s.decideHost(v)
+	default:
+		st.ring, err = s.decideRing(v)
+	}
+	return st, err
+}
+
+// misfit marks what keystore refuses as a payload that does not fit.
+func misfit(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrPayload, err)
+}
+
+func decideGenesis(v *view) (Genesis, error) {
+	g, err := DecodeGenesis(v.payload)
+	if err != nil {
+		return Genesis{}, misfit(err)
+	}
+	if g.Founder.ID != string(v.server) {
+		return Genesis{}, unfit("founder %s, but server %s", g.Founder.ID, v.server)
+	}
+	need := effectCheck{}
+	need.put(KSKKey(g.KSK))
+	need.put(MaterialKey(g.Membership))
+	return g, need.check(v)
+}
+
+func decideVoid(v *view) error {
+	r := reader{rest: v.payload}
+	for f := r.fields(); f.next(); {
+		r.skip()
+	}
+	if v.effectCount != 0 {
+		return unfit("a void event with %d effects", v.effectCount)
+	}
+	return misfit(r.end())
+}
+
+func (s *State) decideRing(v *view) (keystore.Ring, error) {
+	c, err := DecodeRingChange(v.typ, v.payload)
+	if err != nil {
+		return keystore.Ring{}, misfit(err)
+	}
+	next, err := s.rings[c.Ring].Apply(c, v.ref())
+	if err != nil {
+		return keystore.Ring{}, misfit(err)
+	}
+	var need effectCheck
+	need.put(RingKey(c.Ring))
+	for _, k := range c.Made {
+		need.put(MaterialKey(k.KID))
+	}
+	for _, kid := range c.Destroyed {
+		need.del(MaterialKey(kid))
+	}
+	return next, need.check(v)
+}
+
+func (s *State) decideHost(v *view) (host.Host, error) {
+	c, err := DecodeHostChange(v.typ, v.payload)
+	if err != nil {
+		return host.Host{}, misfit(err)
+	}
+	next, err := s.hosts[c.Host].Apply(c, v.ref())
+	if err != nil {
+		return host.Host{}, misfit(err)
+	}
+	var need effectCheck
+	need.put(HostKey(c.Host))
+	if c.Kind == host.Registered {
+		need.put(MaterialKey(c.Secret.KID))
+	}
+	for _, kid := range c.Destroyed {
+		need.del(MaterialKey(kid))
+	}
+	return next, need.check(v)
+}
+
+func (v *view) ref() keystore.EventRef {
+	return keystore.EventRef{
+		N: v.n, ID: ulid.ULID(v.id).String(), Type: v.typ.String(), At: time.UnixMilli(int64(v.at)).UTC(),
+	}
+}
+
+// carryOut does what decide decided. Nothing here can fail.
+func (s *State) carryOut(v *view, st step) {
+	s.newest = append(s.newest[:0], v.rec...) // the caller's bytes may be a database's page
+	s.n, s.hash = v.n, v.rec.Hash()
+	switch {
+	case v.n == 1:
+		s.genesis = st.genesis
+		s.members[st.genesis.Founder.ID] = st.genesis.Founder
+	case !st.ring.IsZero():
+		s.rings[st.ring.Name] = st.ring
+	case !st.host.IsZero():
+		s.hosts[st.host.Name] = st.host
+	}
+	r := reader{rest: v.effects}
+	for range v.effectCount {
+		key, hash, deleted := r.effect()
+		if deleted {
+			delete(s.expect, string(key))
+		} else {
+			s.expect[string(key)] = Hash(hash)
+		}
+	}
+	if v.typ != TypeVoid && len(v.request) > 0 {
+		s.requests.add(string(v.request), v.n)
+	}
+}

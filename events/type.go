@@ -1,0 +1,97 @@
+package events
+
+import "fmt"
+
+// A Type is what an event does. Stored: never renumber, never use a number again.
+type Type uint16
+
+const (
+	TypeGenesis        Type = 1  // the ledger begins
+	TypeVoid           Type = 2  // nothing; takes an n so that no other event can
+	TypeRingCreated    Type = 10 // keystore.Created
+	TypeRingPolicySet  Type = 11 // keystore.PolicySet
+	TypeRollover       Type = 12 // keystore.RolledOver
+	TypeKeysDestroyed  Type = 13 // keystore.KeysDestroyed
+	TypeHostRegistered Type = 30 // host.Registered
+	TypeHostRevoked    Type = 31 // host.Revoked
+	// Reserved: 3 format.
+)
+
+var typeWords = map[Type]string{
+	TypeGenesis: "genesis", TypeVoid: "void",
+	TypeRingCreated: "ring_created", TypeRingPolicySet: "ring_policy_set",
+	TypeRollover: "rollover", TypeKeysDestroyed: "keys_destroyed",
+	TypeHostRegistered: "host_registered", TypeHostRevoked: "host_revoked",
+}
+
+// String returns the type's word.
+func (t Type) String() string {
+	if word, ok := typeWords[t]; ok {
+		return word
+	}
+	return fmt.Sprintf("type(%d)", uint16(t))
+}
+
+// MarshalText gives the type's word.
+func (t Type) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// Types returns the types that this program knows, in no order.
+func Types() []Type {
+	types := make([]Type, 0, len(typeWords))
+	for t := range typeWords {
+		types = append(types, t)
+	}
+	return types
+}
+
+// A Kind is what a ledger holds. Stored: never renumber.
+type Kind uint8
+
+const (
+	Keys  Kind = 1 // rings: the ledger of a key store
+	Hosts Kind = 2 // trusted hosts: the ledger of a policy store
+)
+
+func (k Kind) String() string {
+	switch k {
+	case Keys:
+		return "keys"
+	case Hosts:
+		return "hosts"
+	}
+	return fmt.Sprintf("kind(%d)", uint8(k))
+}
+
+// MarshalText gives "keys" or "hosts".
+func (k Kind) MarshalText() ([]byte, error) {
+	if !k.valid() {
+		return nil, invalid("unknown kind of ledger %d", uint8(k))
+	}
+	return []byte(k.String()), nil
+}
+
+// UnmarshalText reads "keys" or "hosts".
+func (k *Kind) UnmarshalText(text []byte) error {
+	for _, kind := range []Kind{Keys, Hosts} {
+		if kind.String() == string(text) {
+			*k = kind
+			return nil
+		}
+	}
+	return invalid(`unknown kind of ledger %q; want "keys" or "hosts"`, text)
+}
+
+func (k Kind) valid() bool { return k == Keys || k == Hosts }
+
+// holds reports whether an event of type t belongs in a ledger of kind k.
+func (k Kind) holds(t Type) bool {
+	switch {
+	case t == TypeGenesis || t == TypeVoid:
+		return true
+	case t >= TypeRingCreated && t <= TypeKeysDestroyed:
+		return k == Keys
+	case t == TypeHostRegistered || t == TypeHostRevoked:
+		return k == Hosts
+	}
+	return false
+}

@@ -1,0 +1,413 @@
+package events
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math"
+	"unicode/utf8"
+)
+
+// MessagePack's first bytes (SPEC.md, section 1).
+const (
+	mpNil   = 0xc0
+	mpFalse = 0xc2
+	mpTrue  = 0xc3
+	mpBin8  = 0xc4
+	mpBin16 = 0xc5
+	mpU8    = 0xcc
+	mpU16   = 0xcd
+	mpU32   = 0xce
+	mpU64   = 0xcf
+	mpI8    = 0xd0
+	mpI16   = 0xd1
+	mpI32   = 0xd2
+	mpI64   = 0xd3
+	mpStr8  = 0xd9
+	mpStr16 = 0xda
+	mpArr16 = 0xdc
+	mpMap16 = 0xde
+
+	mpFixMap = 0x80
+	mpFixArr = 0x90
+	mpFixStr = 0xa0
+	mpNegFix = 0xe0
+)
+
+const maxDepth = 8 // of nested arrays and maps
+
+// A reader takes canonical MessagePack apart. The first fault sticks: err is set,
+// the rest is dropped, and every method returns a zero value from then on. What it
+// returns as bytes shares memory with its input.
+type reader struct {
+	rest  []byte
+	err   error
+	depth int
+}
+
+func (r *reader) fail(format string, args ...any) {
+	if r.err == nil {
+		r.err = malformed(format, args...)
+	}
+	r.rest = nil
+}
+
+// end reports the first fault, or that bytes follow.
+func (r *reader) end() error {
+	if r.err == nil && len(r.rest) != 0 {
+		r.fail("%d bytes follow", len(r.rest))
+	}
+	return r.err
+}
+
+func (r *reader) take(n int) []byte {
+	if n > len(r.rest) {
+		r.fail("cut short")
+		return nil
+	}
+	b := r.rest[:n:n]
+	r.rest = r.rest[n:]
+	return b
+}
+
+func (r *reader) byte() byte {
+	if len(r.rest) == 0 {
+		r.fail("cut short")
+		return 0
+	}
+	b := r.rest[0]
+	r.rest = r.rest[1:]
+	return b
+}
+
+// big reads size bytes of a big-endian number that must not fit in fewer.
+func (r *reader) big(size int, least uint64) uint64 {
+	b := r.take(size)
+	if b == nil {
+		return 0
+	}
+	var v uint64
+	for _, c := range b {
+		v = v<<8 | uint64(c)
+	}
+	if v < least {
+		r.fail("number %d is not in its shortest form", v)
+		return 0
+	}
+	return v
+}
+
+func (r *reader) uint() uint64 {
+	switch c := r.byte(); {
+	case c < mpFixMap:
+		return uint64(c)
+	case c == mpU8:
+		return r.big(1, 1<<7)
+	case c == mpU16:
+		return r.big(2, 1<<8)
+	case c == mpU32:
+		return r.big(4, 1<<16)
+	case c == mpU64:
+		return r.big(8, 1<<32)
+	default:
+		r.fail("byte %#02x where a number is due", c)
+		return 0
+	}
+}
+
+// uintMax reads a number of at most max.
+func (r *reader) uintMax(max uint64) uint64 {
+	v := r.uint()
+	if v > max {
+		r.fail("number %d is more than %d", v, max)
+		return 0
+	}
+	return v
+}
+
+// int reads a signed number.
+func (r *reader) int() int64 {
+	if len(r.rest) == 0 || r.rest[0] < mpFixMap || r.rest[0] >= mpU8 && r.rest[0] <= mpU64 {
+		return int64(r.uintMax(math.MaxInt64))
+	}
+	c := r.byte()
+	var v, most int64
+	switch {
+	case c >= mpNegFix:
+		return int64(int8(c))
+	case c == mpI8:
+		v, most = int64(int8(r.big(1, 0))), -33
+	case c == mpI16:
+		v, most = int64(int16(r.big(2, 0))), math.MinInt8-1
+	case c == mpI32:
+		v, most = int64(int32(r.big(4, 0))), math.MinInt16-1
+	case c == mpI64:
+		v, most = int64(r.big(8, 0)), math.MinInt32-1
+	default:
+		r.fail("byte %#02x where a number is due", c)
+		return 0
+	}
+	if v > most {
+		r.fail("number %d is not in its shortest form", v)
+		return 0
+	}
+	return v
+}
+
+func (r *reader) bool() bool {
+	c := r.byte()
+	if c != mpTrue && c != mpFalse {
+		r.fail("byte %#02x where a boolean is due", c)
+	}
+	return c == mpTrue && r.err == nil
+}
+
+// str reads a string of at most max bytes.
+func (r *reader) str(max int) []byte {
+	n := 0
+	switch c := r.byte(); {
+	case c >= mpFixStr && c < mpNil:
+		n = int(c - mpFixStr)
+	case c == mpStr8:
+		n = int(r.big(1, 32))
+	case c == mpStr16:
+		n = int(r.big(2, 256))
+	default:
+		r.fail("byte %#02x where a string is due", c)
+		return nil
+	}
+	if n > max {
+		r.fail("string of %d bytes; at most %d are allowed", n, max)
+		return nil
+	}
+	s := r.take(n)
+	if !printable(s) {
+		r.fail("string is not UTF-8, or has control characters")
+		return nil
+	}
+	return s
+}
+
+// printable reports whether s is UTF-8 without control characters.
+func printable(s []byte) bool {
+	for i, c := range s {
+		if c >= utf8.RuneSelf {
+			return printableRunes(s[i:])
+		}
+		if c < ' ' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+func printableRunes(s []byte) bool {
+	for len(s) > 0 {
+		c, size := utf8.DecodeRune(s)
+		if c == utf8.RuneError && size == 1 || c < ' ' || c >= 0x7f && c < 0xa0 {
+			return false
+		}
+		s = s[size:]
+	}
+	return true
+}
+
+// bin reads binary of at most max bytes.
+func (r *reader) bin(max int) []byte {
+	n := 0
+	switch c := r.byte(); c {
+	case mpBin8:
+		n = int(r.big(1, 0))
+	case mpBin16:
+		n = int(r.big(2, 256))
+	default:
+		r.fail("byte %#02x where binary is due", c)
+		return nil
+	}
+	if n > max {
+		r.fail("binary of %d bytes; at most %d are allowed", n, max)
+		return nil
+	}
+	return r.take(n)
+}
+
+// fixed reads binary of exactly n bytes.
+func (r *reader) fixed(n int) []byte {
+	b := r.bin(n)
+	if r.err == nil && len(b) != n {
+		r.fail("binary of %d bytes; want %d", len(b), n)
+	}
+	if r.err != nil {
+		return nil
+	}
+	return b
+}
+
+// array reads the head of an array of at most max elements. The caller reads them.
+func (r *reader) array(max int) int { return r.count(mpFixArr, mpArr16, "array", max) }
+
+func (r *reader) count(fix, wide byte, what string, max int) int {
+	n := 0
+	switch c := r.byte(); {
+	case c >= fix && c < fix+16:
+		n = int(c - fix)
+	case c == wide:
+		n = int(r.big(2, 16))
+	default:
+		r.fail("byte %#02x where the head of a %s is due", c, what)
+		return 0
+	}
+	if n > max {
+		r.fail("%s of %d; at most %d are allowed", what, n, max)
+		return 0
+	}
+	return n
+}
+
+// fields walks a map. Its fields are read between calls of next:
+//
+//	for f := r.fields(); f.next(); {
+//		switch string(f.key) {
+//		case "n": v.N = r.uint()
+//		default: r.skip()
+//		}
+//	}
+type fields struct {
+	r    *reader
+	left int
+	key  []byte
+}
+
+const (
+	maxFields   = 64
+	maxKeyBytes = 64
+)
+
+func (r *reader) fields() fields {
+	r.depth++
+	if r.depth > maxDepth {
+		r.fail("nested too deep")
+	}
+	return fields{r: r, left: r.count(mpFixMap, mpMap16, "map", maxFields)}
+}
+
+func (f *fields) next() bool {
+	if f.left == 0 || f.r.err != nil {
+		f.r.depth--
+		return false
+	}
+	f.left--
+	key := f.r.str(maxKeyBytes)
+	if f.r.err == nil && f.key != nil && bytes.Compare(f.key, key) >= 0 {
+		f.r.fail("field %q is out of order", key)
+	}
+	if key == nil {
+		key = []byte{} // an empty key; f.key is nil only before the first
+	}
+	f.key = key
+	return f.r.err == nil
+}
+
+// skip reads past one value of any allowed form.
+func (r *reader) skip() {
+	if len(r.rest) == 0 {
+		r.fail("cut short")
+		return
+	}
+	switch c := r.rest[0]; {
+	case c < mpFixMap, c >= mpU8 && c <= mpU64, c >= mpI8 && c <= mpI64, c >= mpNegFix:
+		r.int64OrUint64()
+	case c < mpFixArr, c == mpMap16:
+		for f := r.fields(); f.next(); {
+			r.skip()
+		}
+	case c < mpFixStr, c == mpArr16:
+		r.depth++
+		if r.depth > maxDepth {
+			r.fail("nested too deep")
+		}
+		for n := r.array(math.MaxUint16); n > 0 && r.err == nil; n-- {
+			r.skip()
+		}
+		r.depth--
+	case c < mpNil, c == mpStr8, c == mpStr16:
+		r.str(math.MaxUint16)
+	case c == mpBin8, c == mpBin16:
+		r.bin(math.MaxUint16)
+	case c == mpNil, c == mpFalse, c == mpTrue:
+		r.byte()
+	default:
+		r.fail("byte %#02x begins nothing that is allowed", c)
+	}
+}
+
+func (r *reader) int64OrUint64() {
+	if r.rest[0] < mpFixMap || r.rest[0] >= mpU8 && r.rest[0] <= mpU64 {
+		r.uint()
+		return
+	}
+	r.int()
+}
+
+func appendBig(b []byte, v uint64) []byte { return binary.BigEndian.AppendUint64(b, v) }
+
+func appendUint(b []byte, v uint64) []byte {
+	switch {
+	case v < 1<<7:
+		return append(b, byte(v))
+	case v < 1<<8:
+		return append(b, mpU8, byte(v))
+	case v < 1<<16:
+		return append(b, mpU16, byte(v>>8), byte(v))
+	case v < 1<<32:
+		return binary.BigEndian.AppendUint32(append(b, mpU32), uint32(v))
+	default:
+		return appendBig(append(b, mpU64), v)
+	}
+}
+
+func appendInt(b []byte, v int64) []byte {
+	switch {
+	case v >= 0:
+		return appendUint(b, uint64(v))
+	case v >= -32:
+		return append(b, byte(v))
+	case v >= math.MinInt8:
+		return append(b, mpI8, byte(v))
+	case v >= math.MinInt16:
+		return append(b, mpI16, byte(v>>8), byte(v))
+	case v >= math.MinInt32:
+		return binary.BigEndian.AppendUint32(append(b, mpI32), uint32(v))
+	default:
+		return appendBig(append(b, mpI64), uint64(v))
+	}
+}
+
+// appendStr packs a string; the caller has bounded it to 65,535 bytes.
+func appendStr[T string | []byte](b []byte, s T) []byte {
+	switch n := len(s); {
+	case n < 32:
+		b = append(b, mpFixStr|byte(n))
+	case n < 256:
+		b = append(b, mpStr8, byte(n))
+	default:
+		b = append(b, mpStr16, byte(n>>8), byte(n))
+	}
+	return append(b, s...)
+}
+
+// appendBin packs binary; the caller has bounded it to 65,535 bytes.
+func appendBin(b, v []byte) []byte {
+	if n := len(v); n < 256 {
+		b = append(b, mpBin8, byte(n))
+	} else {
+		b = append(b, mpBin16, byte(n>>8), byte(n))
+	}
+	return append(b, v...)
+}
+
+func appendArray(b []byte, n int) []byte {
+	if n < 16 {
+		return append(b, mpFixArr|byte(n))
+	}
+	return append(b, mpArr16, byte(n>>8), byte(n))
+}
