@@ -1,0 +1,122 @@
+package adminhttp
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/keytide/keytide/keystore"
+	"github.com/keytide/keytide/keystore/adminapi"
+)
+
+func (a *api) rings() {
+	register(a, operation(http.MethodGet, "/v1/rings", "list-rings", "List the rings"),
+		func(ctx context.Context, _ *none) (adminapi.Rings, error) { return a.Service.Rings(ctx) })
+	register(a, operation(http.MethodPost, "/v1/rings", "create-ring", "Create a ring"),
+		func(ctx context.Context, in *struct{ Body adminapi.CreateRing }) (adminapi.RingChanged, error) {
+			return a.Service.CreateRing(ctx, actorOf(ctx), in.Body)
+		})
+	register(a, operation(http.MethodGet, "/v1/rings/{ring}", "show-ring", "Show a ring"), withRing(a.Service.Ring))
+	register(a, operation(http.MethodPatch, "/v1/rings/{ring}/policy", "set-policy", "Change a ring's policy"),
+		func(ctx context.Context, in *struct {
+			RingPath
+			Body adminapi.SetPolicy
+		}) (adminapi.RingChanged, error) {
+			name, err := in.name()
+			if err != nil {
+				return adminapi.RingChanged{}, err
+			}
+			return a.Service.SetPolicy(ctx, actorOf(ctx), name, in.Body)
+		})
+	a.rollovers()
+}
+
+func (a *api) rollovers() {
+	register(a, operation(http.MethodGet, "/v1/rings/{ring}/rollover", "preview-rollover", "Say what a rollover would do now"),
+		func(ctx context.Context, in *struct {
+			RingPath
+			Force bool `query:"force" doc:"as if it were forced"`
+		}) (adminapi.Preview, error) {
+			name, err := in.name()
+			if err != nil {
+				return adminapi.Preview{}, err
+			}
+			return a.Service.Preview(ctx, name, in.Force)
+		})
+	register(a, operation(http.MethodPost, "/v1/rings/{ring}/rollover", "roll-over", "Roll a ring over"),
+		func(ctx context.Context, in *struct {
+			RingPath
+			Body adminapi.Rollover
+		}) (adminapi.RolledOver, error) {
+			name, err := in.name()
+			if err != nil {
+				return adminapi.RolledOver{}, err
+			}
+			return a.Service.Rollover(ctx, actorOf(ctx), name, in.Body)
+		})
+	register(a, operation(http.MethodGet, "/v1/rings/{ring}/reach", "reach", "Say which connected agents lack an event's state"),
+		func(ctx context.Context, in *struct {
+			RingPath
+			N uint64 `query:"n" doc:"the event"`
+		}) (adminapi.Reach, error) {
+			name, err := in.name()
+			if err != nil {
+				return adminapi.Reach{}, err
+			}
+			return a.Service.Reach(ctx, name, keystore.N(in.N))
+		})
+}
+
+func (a *api) hosts() {
+	register(a, operation(http.MethodGet, "/v1/hosts", "list-hosts", "List the trusted hosts"),
+		func(ctx context.Context, _ *none) (adminapi.Hosts, error) { return a.Service.Hosts(ctx) })
+	register(a, operation(http.MethodPost, "/v1/hosts", "register-host", "Register a trusted host"),
+		func(ctx context.Context, in *struct{ Body adminapi.RegisterHost }) (adminapi.Registered, error) {
+			return a.Service.RegisterHost(ctx, actorOf(ctx), in.Body)
+		})
+}
+
+func (a *api) audit() {
+	register(a, operation(http.MethodGet, "/v1/status", "status", "Show the state of the key store"),
+		func(ctx context.Context, _ *none) (adminapi.Status, error) { return a.Service.Status(ctx) })
+	register(a, operation(http.MethodGet, "/v1/audit/verify", "verify", "Recompute the whole chain"),
+		func(ctx context.Context, _ *none) (adminapi.Verification, error) { return a.Service.Verify(ctx) })
+	register(a, operation(http.MethodGet, "/v1/rings/{ring}/history", "history", "List a ring's events"),
+		func(ctx context.Context, in *struct {
+			RingPath
+			Since time.Time `query:"since" doc:"events from this time on, RFC 3339"`
+			Until time.Time `query:"until" doc:"events before this time, RFC 3339"`
+		}) (adminapi.History, error) {
+			name, err := in.name()
+			if err != nil {
+				return adminapi.History{}, err
+			}
+			return a.Service.History(ctx, name, Span{Since: in.Since, Until: in.Until})
+		})
+	register(a, operation(http.MethodGet, "/v1/rings/{ring}/replay", "replay", "Show a ring as it was"),
+		func(ctx context.Context, in *struct {
+			RingPath
+			At      time.Time `query:"at" doc:"as of this time, RFC 3339"`
+			Version uint64    `query:"version" doc:"at this version"`
+		}) (adminapi.Ring, error) {
+			name, err := in.name()
+			if err != nil {
+				return adminapi.Ring{}, err
+			}
+			if in.At.IsZero() == (in.Version == 0) {
+				return adminapi.Ring{}, fmt.Errorf("%w: replay wants either a version or a time", keystore.ErrInvalid)
+			}
+			return a.Service.Replay(ctx, name, Point{Version: keystore.Version(in.Version), At: in.At})
+		})
+}
+
+func withRing[O any](handle func(context.Context, keystore.RingName) (O, error)) func(context.Context, *RingPath) (O, error) {
+	return func(ctx context.Context, in *RingPath) (out O, err error) {
+		name, err := in.name()
+		if err != nil {
+			return out, err
+		}
+		return handle(ctx, name)
+	}
+}

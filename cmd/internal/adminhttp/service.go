@@ -1,0 +1,49 @@
+package adminhttp
+
+import (
+	"context"
+	"time"
+
+	"github.com/keytide/keytide/keystore"
+	"github.com/keytide/keytide/keystore/adminapi"
+)
+
+// A Service carries out what the API asks for. All methods are safe for
+// concurrent use. Errors wrap the sentinels of the problem table; a change that
+// is asked for again with the same request id is answered with the event that
+// it made the first time.
+type Service interface {
+	Reader
+	Changer
+}
+
+// A Reader answers from the server's own replica and never waits for the network.
+type Reader interface {
+	Status(ctx context.Context) (adminapi.Status, error)
+	Rings(ctx context.Context) (adminapi.Rings, error)
+	Ring(ctx context.Context, name keystore.RingName) (adminapi.Ring, error)
+	Preview(ctx context.Context, name keystore.RingName, force bool) (adminapi.Preview, error)
+	Reach(ctx context.Context, name keystore.RingName, n keystore.N) (adminapi.Reach, error)
+	History(ctx context.Context, name keystore.RingName, span Span) (adminapi.History, error)
+	Replay(ctx context.Context, name keystore.RingName, point Point) (adminapi.Ring, error)
+	Verify(ctx context.Context) (adminapi.Verification, error)
+	Hosts(ctx context.Context) (adminapi.Hosts, error)
+}
+
+// A Changer commits events. Actor is whose token the request carried.
+type Changer interface {
+	CreateRing(ctx context.Context, actor string, req adminapi.CreateRing) (adminapi.RingChanged, error)
+	SetPolicy(ctx context.Context, actor string, name keystore.RingName, req adminapi.SetPolicy) (adminapi.RingChanged, error)
+	Rollover(ctx context.Context, actor string, name keystore.RingName, req adminapi.Rollover) (adminapi.RolledOver, error)
+	RegisterHost(ctx context.Context, actor string, req adminapi.RegisterHost) (adminapi.Registered, error)
+}
+
+// A Span bounds a history: from Since, inclusive, until Until, exclusive. A zero
+// time does not bound.
+type Span struct{ Since, Until time.Time }
+
+// A Point is a moment of a ring's past: a version, or, if that is 0, a time.
+type Point struct {
+	Version keystore.Version
+	At      time.Time
+}

@@ -1,0 +1,55 @@
+package adminapi
+
+import (
+	"time"
+
+	"github.com/keytide/keytide/keystore"
+)
+
+// History is a ring's events, oldest first.
+type History struct {
+	Ring   string         `json:"ring"`
+	Events []HistoryEvent `json:"events"`
+}
+
+// HistoryEvent is one event that changed a ring.
+type HistoryEvent struct {
+	N       keystore.N       `json:"n"`
+	ID      string           `json:"id"`
+	Type    string           `json:"type"`
+	At      time.Time        `json:"at"`
+	Version keystore.Version `json:"version"` // of the ring afterwards
+	Server  string           `json:"server"`
+	Actor   string           `json:"actor"`
+	Reason  string           `json:"reason"`
+	Made    []Made           `json:"made,omitempty"`
+	Gone    []string         `json:"destroyed,omitempty"` // kids
+	Trigger string           `json:"trigger,omitempty"`
+	Forced  bool             `json:"forced,omitempty"`
+}
+
+// Made is a key that an event made.
+type Made struct {
+	Role string `json:"role"`
+	KID  string `json:"kid"`
+}
+
+// Verification is what recomputing a key store's whole chain found: of every
+// event, its place, its hash and its signature, and of every value its hash.
+type Verification struct {
+	OK       bool                `json:"ok"` // of both ledgers
+	Events   keystore.N          `json:"events"`
+	Head     string              `json:"head"`      // hash of the last good event, hexadecimal
+	FirstBad *keystore.N         `json:"first_bad"` // null when there is none
+	Why      string              `json:"why,omitempty"`
+	Hosts    *LedgerVerification `json:"hosts,omitempty"` // the policy store's ledger
+}
+
+// LedgerVerification is the same for one further ledger.
+type LedgerVerification struct {
+	OK       bool        `json:"ok"`
+	Events   keystore.N  `json:"events"`
+	Head     string      `json:"head"`
+	FirstBad *keystore.N `json:"first_bad"`
+	Why      string      `json:"why,omitempty"`
+}

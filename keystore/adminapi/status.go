@@ -1,0 +1,42 @@
+package adminapi
+
+import "github.com/keytide/keytide/keystore"
+
+// Status is the state of a key store as one policy server sees it.
+type Status struct {
+	Store   string         `json:"store"`
+	Epoch   keystore.Epoch `json:"epoch"`
+	N       keystore.N     `json:"n"`
+	Servers []Server       `json:"servers"`
+	Rings   []RingStatus   `json:"rings"`
+	Alarms  []Alarm        `json:"alarms,omitempty"`
+}
+
+// Server is one policy server.
+type Server struct {
+	ID            string     `json:"id"`
+	Region        string     `json:"region"`
+	State         string     `json:"state"` // fresh, stale, forked, halted
+	N             keystore.N `json:"n"`     // of the key store's ledger, applied there
+	AgeMS         int64      `json:"age_ms"`
+	ClockOffsetMS int64      `json:"clock_offset_ms"`
+	Agents        int        `json:"agents"`
+	AgentsBehind  int        `json:"agents_behind"`
+	Why           string     `json:"why,omitempty"` // of a state other than fresh
+}
+
+// RingStatus is one ring in the status.
+type RingStatus struct {
+	Name    string           `json:"name"`
+	Version keystore.Version `json:"version"`
+	// HeldBy are the servers that hold up the next rollover: those that have not
+	// confirmed the present version.
+	HeldBy []string `json:"held_by"`
+}
+
+// Alarm is something that a person should look at.
+type Alarm struct {
+	Ledger string `json:"ledger"` // keys or hosts
+	Kind   string `json:"kind"`
+	Text   string `json:"text"`
+}
