@@ -86,22 +86,28 @@ func (c *Codec) follow(set *keystore.KeySet) *view {
 //
 // The error is ErrNoKey, ErrTooLong or ErrTime.
 func (c *Codec) Seal(dst, payload []byte) ([]byte, error) {
-	return c.seal(dst, payload, c.clock.now(), int64(c.maxAge))
+	now := c.clock.now()
+	return c.seal(dst, payload, times{issued: now, maxAge: int64(c.maxAge), now: now})
 }
 
 // Reseal appends a token for what Open returned to dst, sealed with the key that
 // seals now. Issue time and maximum age stay, so the session ends when it would
 // have. Errors are as for Seal.
 func (c *Codec) Reseal(dst []byte, opened Opened) ([]byte, error) {
-	return c.seal(dst, opened.Payload, opened.Issued.Unix(), int64(opened.MaxAge/time.Second))
+	return c.seal(dst, opened.Payload, times{
+		issued: opened.Issued.Unix(), maxAge: int64(opened.MaxAge / time.Second), now: c.clock.now(),
+	})
 }
 
-func (c *Codec) seal(dst, payload []byte, issued, maxAge int64) ([]byte, error) {
+// times are seconds; issued and now since 1970.
+type times struct{ issued, maxAge, now int64 }
+
+func (c *Codec) seal(dst, payload []byte, t times) ([]byte, error) {
 	v := c.current()
 	if v == nil || v.seals == nil {
 		return dst, ErrNoKey
 	}
-	if issued != int64(uint32(issued)) || maxAge != int64(uint32(maxAge)) {
+	if t.issued != int64(uint32(t.issued)) || t.maxAge != int64(uint32(t.maxAge)) {
 		return dst, ErrTime
 	}
 	body := bodySize + len(payload)
@@ -109,11 +115,12 @@ func (c *Codec) seal(dst, payload []byte, issued, maxAge int64) ([]byte, error) 
 	if length > c.maxLen {
 		return dst, ErrTooLong
 	}
-	s, made, err := v.seals.sealing(c.clock.now())
-	if err != nil {
-		return dst, err
-	}
-	if made {
+	s := v.seals.sealer.Load()
+	if s == nil || s.spent(t.now) {
+		var err error
+		if s, err = v.seals.renew(t.now); err != nil {
+			return dst, err
+		}
 		c.cache.insert(&s.subkey, &c.view)
 	}
 	n := len(dst)
@@ -123,11 +130,10 @@ func (c *Codec) seal(dst, payload []byte, issued, maxAge int64) ([]byte, error) 
 	raw := text[length-body:]
 	plain := raw[:timesSize+len(payload)]
 	copy(plain[timesSize:], payload) // first: payload may lie in the room
-	binary.BigEndian.PutUint32(plain, uint32(issued))
-	binary.BigEndian.PutUint32(plain[4:], uint32(maxAge))
+	binary.BigEndian.PutUint64(plain, uint64(t.issued)<<32|uint64(t.maxAge))
 	s.aead.Seal(raw[:0], nil, plain, c.binding[:])
 	s.counted(raw)
-	*(*header)(text) = s.head
+	s.head.put(text)
 	base64url.Encode(text[headerText:], raw)
 	return dst, nil
 }
@@ -157,33 +163,39 @@ func (c *Codec) Open(dst, token []byte) (Opened, error) {
 	if len(token) < minToken || len(token) > MaxToken {
 		return c.openForeign(v, dst, token, Malformed)
 	}
-	k := v.find(token)
-	if k == nil {
-		if !looksNative(token) {
-			return c.openForeign(v, dst, token, Malformed)
+	head := headerOf(token)
+	s := c.cache.find(&head)
+	known := s != nil
+	if !known {
+		var why Reason
+		if s, why = derive(v, head, token); why != 0 {
+			return c.openForeign(v, dst, token, why)
 		}
-		return c.openForeign(v, dst, token, UnknownKey)
 	}
 	n, body := len(dst), base64url.DecodedLen(len(token)-headerText)
 	raw := slices.Grow(dst, body)[n : n+body]
 	if !base64url.Decode(raw, token[headerText:]) {
 		return Opened{}, refusal(Malformed)
 	}
-	plain, err := c.decrypt(k, raw, token)
+	plain, err := s.aead.Open(raw[:0], nil, raw, c.binding[:])
 	if err != nil {
-		return Opened{}, err
+		return Opened{}, refusal(Unauthentic)
 	}
-	issued, maxAge := binary.BigEndian.Uint32(plain), binary.BigEndian.Uint32(plain[4:])
-	if why := whyNot(int64(issued), int64(maxAge), c.clock.now()); why != 0 {
+	if !known { // now it is proven: a forger's header leaves nothing behind
+		c.cache.insert(s, &c.view)
+	}
+	t := binary.BigEndian.Uint64(plain)
+	issued, maxAge := int64(t>>32), int64(uint32(t))
+	if why := whyNot(issued, maxAge, c.clock.now()); why != 0 {
 		clear(plain)
 		return Opened{}, refusal(why)
 	}
 	return Opened{
 		Payload: plain[timesSize:],
-		KID:     k.kid,
-		Issued:  time.Unix(int64(issued), 0).UTC(),
+		KID:     s.key.kid,
+		Issued:  time.Unix(issued, 0).UTC(),
 		MaxAge:  time.Duration(maxAge) * time.Second,
-		Reseal:  v.seals != k && v.seals != nil,
+		Reseal:  v.seals != s.key && v.seals != nil,
 	}, nil
 }
 
@@ -196,35 +208,24 @@ func (c *Codec) OpenString(dst []byte, token string) (Opened, error) {
 	return c.Open(dst, unsafe.Slice(unsafe.StringData(token), len(token)))
 }
 
-// decrypt opens raw, in place, with the subkey that the token's header names. A
-// subkey not known yet is kept only once it has opened a token: headers of forgers
-// cost their derivation and leave nothing behind.
-func (c *Codec) decrypt(k *key, raw, token []byte) ([]byte, error) {
-	if s := c.cache.find(token, k); s != nil {
-		return open(s, raw, c.binding[:])
+// derive makes the subkey that a token's header asks for, or says why there is none.
+func derive(v *view, head header, token []byte) (*subkey, Reason) {
+	k := v.find(labelOf(token))
+	if k == nil {
+		if beginsNative(token) {
+			return nil, UnknownKey
+		}
+		return nil, Malformed
 	}
-	var head [headerSize]byte
-	if !base64url.Decode(head[:], token[:headerText]) {
-		return nil, refusal(Malformed)
+	var raw [headerSize]byte
+	if !base64url.Decode(raw[:], token[:headerText]) {
+		return nil, Malformed
 	}
-	aead, err := subkeyOf(k.material, &head)
-	if err != nil {
-		return nil, err
+	aead, err := subkeyOf(k.material, &raw)
+	if err != nil { // not by any token: a key that was checked derives
+		return nil, UnknownKey
 	}
-	s := &subkey{head: header(token), key: k, aead: aead}
-	plain, err := open(s, raw, c.binding[:])
-	if err == nil {
-		c.cache.insert(s, &c.view)
-	}
-	return plain, err
-}
-
-func open(s *subkey, raw, binding []byte) ([]byte, error) {
-	plain, err := s.aead.Open(raw[:0], nil, raw, binding)
-	if err != nil {
-		return nil, refusal(Unauthentic)
-	}
-	return plain, nil
+	return &subkey{head: head, key: k, aead: aead}, 0
 }
 
 // whyNot returns why a token of this issue time and maximum age, in seconds, does

@@ -21,7 +21,7 @@ const (
 // A key is one key of a ring. It outlives changes of the ring that keep it.
 type key struct {
 	kid      keystore.KID
-	text     [keyText]byte
+	label    label
 	material keystore.Material
 
 	sealer atomic.Pointer[sealer] // nil until first sealed with
@@ -33,7 +33,7 @@ func newKey(k *keystore.SetKey) *key {
 	if k.Material.IsZero() || k.Material.KID() != k.KID {
 		return nil
 	}
-	return &key{kid: k.KID, text: keyTextOf(k.KID), material: k.Material}
+	return &key{kid: k.KID, label: labelOfKey(k.KID), material: k.Material}
 }
 
 // holds reports whether the key has just these bytes, not only their kid.
@@ -69,34 +69,31 @@ func (s *sealer) counted(nonce []byte) {
 	}
 }
 
-// sealing returns the key's sealer, and whether it was made anew.
-func (k *key) sealing(now int64) (s *sealer, made bool, err error) {
-	if s = k.sealer.Load(); s != nil && !s.spent(now) {
-		return s, false, nil
-	}
+// renew replaces the sealer that is missing or spent, unless somebody else just did.
+func (k *key) renew(now int64) (*sealer, error) {
 	k.making.Lock()
 	defer k.making.Unlock()
-	if s = k.sealer.Load(); s != nil && !s.spent(now) {
-		return s, false, nil
+	if s := k.sealer.Load(); s != nil && !s.spent(now) {
+		return s, nil
 	}
-	if s, err = k.newSealer(now); err != nil {
-		return nil, false, err
+	s, err := k.newSealer(now)
+	if err != nil {
+		return nil, err
 	}
 	k.sealer.Store(s)
-	return s, true, nil
+	return s, nil
 }
 
 func (k *key) newSealer(now int64) (*sealer, error) {
-	raw := [headerSize]byte{version}
+	raw, text := [headerSize]byte{version}, [headerText]byte{}
 	copy(raw[1:], k.kid[:])
 	rand.Read(raw[1+kidSize:]) // never fails
 	aead, err := subkeyOf(k.material, &raw)
 	if err != nil {
 		return nil, err
 	}
-	s := &sealer{subkey: subkey{key: k, aead: aead}, born: now}
-	base64url.Encode(s.head[:], raw[:])
-	return s, nil
+	base64url.Encode(text[:], raw[:])
+	return &sealer{subkey: subkey{head: headerOf(text[:]), key: k, aead: aead}, born: now}, nil
 }
 
 // A subkey opens the tokens of one header.

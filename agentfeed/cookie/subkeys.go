@@ -1,7 +1,6 @@
 package cookie
 
 import (
-	"encoding/binary"
 	"math/bits"
 	"sync"
 	"sync/atomic"
@@ -34,20 +33,19 @@ func newCache(size int) *cache {
 	return c
 }
 
-// row returns where subkeys of tokens that begin with text may be. Salts are random
-// and come in only after they proved to be an agent's, so mixing them is enough.
-func (t table) row(text []byte) *row {
-	h := binary.LittleEndian.Uint64(text[keyText:]) ^ bits.RotateLeft64(binary.LittleEndian.Uint64(text[headerText-8:]), 31)
-	h *= 0x9e3779b97f4a7c15
+// row returns where subkeys of this header may be. Salts are random and come in only
+// after they proved to be an agent's, so mixing them is enough.
+func (t table) row(head *header) *row {
+	h := (head[2] ^ bits.RotateLeft64(head[3], 31)) * 0x9e3779b97f4a7c15
 	return &t[h>>32&uint64(len(t)-1)]
 }
 
-// find returns the subkey of the token's header under k, or nil.
-func (c *cache) find(text []byte, k *key) *subkey {
-	want := header(text)
-	r := (*c.table.Load()).row(text)
+// find returns the subkey with this header, or nil. Its key opens in the codec's
+// view, or did so an instant ago.
+func (c *cache) find(head *header) *subkey {
+	r := (*c.table.Load()).row(head)
 	for i := range r {
-		if s := r[i].Load(); s != nil && s.head == want && s.key == k {
+		if s := r[i].Load(); s != nil && s.head == *head {
 			return s
 		}
 	}
@@ -59,21 +57,21 @@ func (c *cache) find(text []byte, k *key) *subkey {
 func (c *cache) insert(s *subkey, current *atomic.Pointer[view]) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !current.Load().has(s.key) || c.find(s.head[:], s.key) != nil {
+	if !current.Load().has(s.key) || c.find(&s.head) != nil {
 		return
 	}
-	for !c.place(*c.table.Load(), s) {
+	for !(*c.table.Load()).place(s) {
 		if len(*c.table.Load()) == c.max {
 			c.victim++
-			(*c.table.Load()).row(s.head[:])[c.victim%ways].Store(s)
+			(*c.table.Load()).row(&s.head)[c.victim%ways].Store(s)
 			return
 		}
 		c.grow()
 	}
 }
 
-func (c *cache) place(t table, s *subkey) bool {
-	r := t.row(s.head[:])
+func (t table) place(s *subkey) bool {
+	r := t.row(&s.head)
 	for i := range r {
 		if r[i].Load() == nil {
 			r[i].Store(s)
@@ -90,14 +88,15 @@ func (c *cache) grow() {
 	for i := range old {
 		for j := range old[i] {
 			if s := old[i][j].Load(); s != nil {
-				c.place(bigger, s)
+				bigger.place(s)
 			}
 		}
 	}
 	c.table.Store(&bigger)
 }
 
-// sweep drops the subkeys of keys that current has not.
+// sweep drops the subkeys of keys that current has not. Whoever replaces the view
+// calls it before anything else may.
 func (c *cache) sweep(current *atomic.Pointer[view]) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -31,9 +31,37 @@ const (
 // minToken is the length of a token with an empty payload: 80 characters.
 var minToken = headerText + base64url.EncodedLen(bodySize)
 
-// header is the text of a token's header. Its 24 bytes fill the characters without
-// a rest, so one header has one text and texts can be compared instead of bytes.
-type header [headerText]byte
+// A header is the text of a token's header, as words that are quick to compare. Its
+// 24 bytes fill the characters without a rest, so one header has one text, and texts
+// can be compared instead of bytes.
+type header [headerText / 8]uint64
+
+func headerOf(text []byte) header {
+	t := (*[headerText]byte)(text)
+	return header{
+		binary.LittleEndian.Uint64(t[0:]), binary.LittleEndian.Uint64(t[8:]),
+		binary.LittleEndian.Uint64(t[16:]), binary.LittleEndian.Uint64(t[24:]),
+	}
+}
+
+// put writes the header's text.
+func (h *header) put(text []byte) {
+	t := (*[headerText]byte)(text)
+	for i, word := range h {
+		binary.LittleEndian.PutUint64(t[8*i:], word)
+	}
+}
+
+// A label is the text of a token's version and kid, as words: which key.
+type label struct {
+	first uint32 // version and the kid's first bits
+	rest  uint64
+}
+
+func labelOf(text []byte) label {
+	t := (*[keyText]byte)(text)
+	return label{first: binary.LittleEndian.Uint32(t[:]), rest: binary.LittleEndian.Uint64(t[4:])}
+}
 
 // subkeyOf makes the AEAD of the tokens with this header under the key:
 // AES-256-GCM under HKDF-Expand-SHA256(key, "kt1 sub" || header, 32), with the
@@ -70,20 +98,19 @@ func bindingOf(purpose Purpose, name, context string) [sha256.Size]byte {
 	return sha256.Sum256(b)
 }
 
-// keyTextOf returns the first characters of every token of a key.
-func keyTextOf(kid keystore.KID) (text [keyText]byte) {
-	raw := [1 + kidSize]byte{version}
+// labelOfKey returns how every token of a key begins.
+func labelOfKey(kid keystore.KID) label {
+	raw, text := [1 + kidSize]byte{version}, [keyText]byte{}
 	copy(raw[1:], kid[:])
 	base64url.Encode(text[:], raw[:])
-	return text
+	return labelOf(text[:])
 }
 
-// looksNative reports whether text could be a token of this version, by its length
-// and the characters of its version and kid.
-func looksNative(text []byte) bool {
-	var raw [1 + kidSize]byte
-	return len(text) >= minToken && len(text) <= MaxToken &&
-		base64url.Decode(raw[:], text[:keyText]) && raw[0] == version
+// beginsNative reports whether the first byte that text encodes is the version: six
+// bits in the first character, two in the second.
+func beginsNative(text []byte) bool {
+	second := text[1]
+	return text[0] == 'A' && (second >= 'Q' && second <= 'Z' || second >= 'a' && second <= 'f')
 }
 
 // An Explanation is what a token shows without any key.
@@ -101,7 +128,7 @@ type Explanation struct {
 // forged. The error is ErrBadToken if it is no kt1 token.
 func Explain(token string) (Explanation, error) {
 	text := []byte(token)
-	if !looksNative(text) {
+	if len(text) < minToken || len(text) > MaxToken || !beginsNative(text) {
 		return Explanation{}, refusal(Malformed)
 	}
 	head, body := make([]byte, headerSize), make([]byte, base64url.DecodedLen(len(text)-headerText))

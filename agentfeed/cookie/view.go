@@ -1,7 +1,6 @@
 package cookie
 
 import (
-	"encoding/binary"
 	"math/bits"
 	"slices"
 
@@ -94,33 +93,29 @@ func (v *view) add(k *keystore.SetKey, before *view) {
 		return
 	}
 	v.openers = append(v.openers, own)
-	i := v.place(own.text[:])
+	i := v.place(own.label)
 	for v.table[i] != nil {
 		i = (i + 1) & (len(v.table) - 1)
 	}
 	v.table[i] = own
 }
 
-// find returns the key that the text names, which has at least keyText characters.
-func (v *view) find(text []byte) *key {
-	want := [keyText]byte(text)
-	for i := v.place(text); ; i = (i + 1) & (len(v.table) - 1) {
-		if k := v.table[i]; k == nil || k.text == want {
+// find returns the key of that label, or nil.
+func (v *view) find(want label) *key {
+	for i := v.place(want); ; i = (i + 1) & (len(v.table) - 1) {
+		if k := v.table[i]; k == nil || k.label == want {
 			return k
 		}
 	}
 }
 
-// place hashes the characters of a kid. Whoever chooses the text of a token does
-// not choose what is in the table.
-func (v *view) place(text []byte) int {
-	return int(binary.LittleEndian.Uint64(text[keyText-8:]) * 0x9e3779b97f4a7c15 >> v.shift)
+// place hashes a label. Whoever chooses the text of a token does not choose what is
+// in the table.
+func (v *view) place(l label) int {
+	return int(l.rest * 0x9e3779b97f4a7c15 >> v.shift)
 }
 
-func (v *view) withKID(kid keystore.KID) *key {
-	text := keyTextOf(kid)
-	return v.find(text[:])
-}
+func (v *view) withKID(kid keystore.KID) *key { return v.find(labelOfKey(kid)) }
 
 // has reports whether k opens in this view.
-func (v *view) has(k *key) bool { return v != nil && v.find(k.text[:]) == k }
+func (v *view) has(k *key) bool { return v != nil && v.find(k.label) == k }

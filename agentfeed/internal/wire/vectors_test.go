@@ -1,0 +1,141 @@
+package wire_test
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"flag"
+	"os"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/keytide/keytide/agentfeed/internal/wire"
+	"github.com/keytide/keytide/keystore"
+)
+
+var update = flag.Bool("update", false, "write the vectors anew")
+
+const vectorFile = "../../testdata/vectors/feed.json"
+
+type vectors struct {
+	Comment     string           `json:"comment"`
+	Auth        []authVector     `json:"auth"`
+	AuthInvalid []authVector     `json:"auth_invalid"`
+	Seal        []sealVector     `json:"seal"`
+	SealInvalid []sealVector     `json:"seal_invalid"`
+	Positions   []positionVector `json:"positions"`
+}
+
+type authVector struct {
+	Note   string `json:"note"`
+	Secret string `json:"secret_hex"`
+	Method string `json:"method"`
+	Target string `json:"target"`
+	Header string `json:"header"`
+}
+
+type sealVector struct {
+	Note        string `json:"note"`
+	Secret      string `json:"secret_hex"`
+	Host        string `json:"host"`
+	ClientNonce string `json:"client_nonce"`
+	ServerNonce string `json:"server_nonce"`
+	Event       string `json:"event"`
+	V           string `json:"v"`
+	N           uint64 `json:"n"`
+	CT          string `json:"ct"`
+	Plain       string `json:"plaintext,omitempty"`
+}
+
+type positionVector struct {
+	Text  string `json:"text"`
+	Valid bool   `json:"valid"`
+}
+
+func material(tb testing.TB, text string) keystore.Material {
+	tb.Helper()
+	raw, err := hex.DecodeString(text)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	m, err := keystore.NewMaterial(raw)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return m
+}
+
+// channel gives a channel that is about to seal or open number n.
+func (v sealVector) channel(tb testing.TB) *wire.Channel {
+	tb.Helper()
+	client, err1 := wire.ParseNonce(v.ClientNonce)
+	server, err2 := wire.ParseNonce(v.ServerNonce)
+	c, err3 := wire.NewChannel(material(tb, v.Secret), v.Host, client, server)
+	for _, err := range []error{err1, err2, err3} {
+		if err != nil {
+			tb.Fatal(err)
+		}
+	}
+	for range v.N - 1 {
+		if _, err := c.Seal("", "", nil); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return c
+}
+
+func (v sealVector) open(tb testing.TB) (string, error) {
+	tb.Helper()
+	var message json.RawMessage
+	err := v.channel(tb).Open(v.Event, wire.Envelope{V: v.V, N: v.N, CT: v.CT}, &message)
+	return string(message), err
+}
+
+func TestVectors(t *testing.T) {
+	if *update {
+		writeVectors(t)
+	}
+	text, err := os.ReadFile(vectorFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v vectors
+	if err := json.Unmarshal(text, &v); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range v.Auth {
+		a, err := wire.ParseAuthorization(c.Header)
+		if err != nil || !a.Verify(material(t, c.Secret), c.Method, c.Target) {
+			t.Errorf("auth %q: not accepted: %v", c.Note, err)
+		} else if a.String() != c.Header {
+			t.Errorf("auth %q: prints as %s, want %s", c.Note, a.String(), c.Header)
+		}
+	}
+	for _, c := range v.AuthInvalid {
+		if a, err := wire.ParseAuthorization(c.Header); err == nil && a.Verify(material(t, c.Secret), c.Method, c.Target) {
+			t.Errorf("auth_invalid %q: accepted", c.Note)
+		}
+	}
+	for _, c := range v.Seal {
+		plain, err := c.open(t)
+		if err != nil {
+			t.Errorf("seal %q: %v", c.Note, err)
+		}
+		if diff := cmp.Diff(c.Plain, plain); diff != "" {
+			t.Errorf("seal %q (-want +got):\n%s", c.Note, diff)
+		}
+	}
+	for _, c := range v.SealInvalid {
+		if _, err := c.open(t); err == nil {
+			t.Errorf("seal_invalid %q: opened", c.Note)
+		}
+	}
+	for _, c := range v.Positions {
+		if _, err := wire.ParsePosition(c.Text); (err == nil) != c.Valid {
+			t.Errorf("position %q: error %v, want valid %v", c.Text, err, c.Valid)
+		}
+	}
+	if len(v.Auth) == 0 || len(v.AuthInvalid) == 0 || len(v.Seal) == 0 || len(v.SealInvalid) == 0 || len(v.Positions) == 0 {
+		t.Error("a section of the vectors is empty")
+	}
+}

@@ -1,0 +1,146 @@
+package wire_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keytide/keytide/agentfeed/internal/wire"
+	"github.com/keytide/keytide/keystore"
+)
+
+const (
+	secretHex = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
+	otherHex  = "ff0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
+	keyHex    = "a0a1a2a3a4a5a6a7a8a9aaabacadaeafb0b1b2b3b4b5b6b7b8b9babbbcbdbebf"
+)
+
+// writeVectors writes the vectors anew. The bytes of ct differ each time.
+func writeVectors(t *testing.T) {
+	t.Helper()
+	auth := sampleAuth(t)
+	ring, beat := sampleSeals(t)
+	v := vectors{
+		Comment:     "Vectors of the agent feed, version 1: see SPEC.md, section 9. The secrets are examples.",
+		Auth:        auth,
+		AuthInvalid: spoilAuth(auth[0]),
+		Seal:        []sealVector{ring, beat},
+		SealInvalid: spoilSeal(ring),
+		Positions: []positionVector{{"1.42-1.7", true}, {"0.0-0.0", true}, {"18446744073709551615.1-1.1", true},
+			{"01.42-1.7", false}, {"1.42", false}, {"1.42-1.7-1.1", false}, {"1.-1.7", false}, {"+1.42-1.7", false},
+			{"18446744073709551616.1-1.1", false}, {"1.42-1.7 ", false}, {"", false}},
+	}
+	var out bytes.Buffer
+	encoder := json.NewEncoder(&out)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	if err := encoder.Encode(v); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(vectorFile, out.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func sampleAuth(t *testing.T) []authVector {
+	var list []authVector
+	secret := material(t, secretHex)
+	for note, applied := range map[string]string{"without applied": "", "with applied": "1.42-1.7"} {
+		a := wire.Authorization{Host: "web-1", KID: secret.KID(), Time: 1795392000, Nonce: wire.Nonce{15: 1}, Applied: applied}
+		if err := a.Sign(secret, "GET", "/v1/feed"); err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, authVector{note, secretHex, "GET", "/v1/feed", a.String()})
+	}
+	if strings.HasPrefix(list[0].Note, "with ") {
+		list[0], list[1] = list[1], list[0]
+	}
+	return list
+}
+
+func spoilAuth(good authVector) []authVector {
+	var list []authVector
+	add := func(note string, edit func(*authVector)) {
+		bad := good
+		bad.Note = note
+		edit(&bad)
+		list = append(list, bad)
+	}
+	replace := func(old, with string) func(*authVector) {
+		return func(v *authVector) { v.Header = strings.Replace(v.Header, old, with, 1) }
+	}
+	add("other secret", func(v *authVector) { v.Secret = otherHex })
+	add("other method", func(v *authVector) { v.Method = "HEAD" })
+	add("other target", func(v *authVector) { v.Target = "/v1/feed?" })
+	add("other host", replace("web-1", "web-2"))
+	add("other time", replace(`ts="1795392000"`, `ts="1795392001"`))
+	add("leading zero in ts", replace(`ts="1795392000"`, `ts="01795392000"`))
+	add("applied added", replace(`, mac=`, `, applied="1.42-1.7", mac=`))
+	add("unknown parameter", replace(`, mac=`, `, extra="1", mac=`))
+	add("parameter twice", replace(`, mac=`, `, host="web-1", mac=`))
+	add("no mac", func(v *authVector) { v.Header, _, _ = strings.Cut(v.Header, ", mac=") })
+	add("no space after the comma", replace(`", kid`, `",kid`))
+	add("upper-case host", replace("web-1", "WEB-1"))
+	add("other scheme", replace("KEYTIDE1", "KEYTIDE2"))
+	add("nonce with spare bits", replace(`AAAAAAAAAAAAAAAAAAAAAQ"`, `AAAAAAAAAAAAAAAAAAAAAR"`))
+	return list
+}
+
+func sampleSeals(t *testing.T) (ring, beat sealVector) {
+	at := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+	key := material(t, keyHex)
+	state := wire.State{V: "1.42-1.7", IssuedAt: at, AsOf: at.Add(-time.Second), StaleAfter: 60,
+		Servers: []string{"https://ps-1:7443"}, Rings: []wire.Ring{{Name: "sso", Epoch: 1, Version: 42, Mode: keystore.ModeDynamic,
+			Keys: []wire.Key{{KID: key.KID(), Role: keystore.Current, Created: at.Add(-time.Hour), Seals: true, K: wire.Bytes{Material: key}}}}}}
+	ring = sealVector{Note: "a state with one key", Secret: secretHex, Host: "web-1", ClientNonce: wire.Nonce{15: 1}.String(),
+		ServerNonce: wire.Nonce{15: 2}.String(), Event: wire.EventRing, V: "1.42-1.7", N: 1}
+	beat = ring
+	beat.Note, beat.Event, beat.V, beat.N = "a heartbeat at a later position", wire.EventBeat, "1.42-1.8", 2
+	ring.seal(t, state)
+	beat.seal(t, wire.Beat{AsOf: at.Add(15 * time.Second)})
+	return ring, beat
+}
+
+func (v *sealVector) seal(t *testing.T, message any) {
+	t.Helper()
+	plain, err := json.Marshal(message)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := v.channel(t).Seal(v.Event, v.V, message)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.CT, v.Plain = e.CT, string(plain)
+}
+
+func spoilSeal(good sealVector) []sealVector {
+	var list []sealVector
+	add := func(note string, edit func(*sealVector)) {
+		bad := good
+		bad.Note, bad.Plain = note, ""
+		edit(&bad)
+		list = append(list, bad)
+	}
+	add("other secret", func(v *sealVector) { v.Secret = otherHex })
+	add("other host", func(v *sealVector) { v.Host = "web-2" })
+	add("other client nonce", func(v *sealVector) { v.ClientNonce = v.ServerNonce })
+	add("other server nonce", func(v *sealVector) { v.ServerNonce = v.ClientNonce })
+	add("other event", func(v *sealVector) { v.Event = wire.EventBeat })
+	add("other position", func(v *sealVector) { v.V = "1.43-1.7" })
+	add("other number", func(v *sealVector) { v.N = 2 })
+	add("cut short", func(v *sealVector) { v.CT = v.CT[:len(v.CT)-4] })
+	add("empty", func(v *sealVector) { v.CT = "" })
+	add("one bit changed", func(v *sealVector) {
+		last := byte('A')
+		if v.CT[40] == last {
+			last = 'B'
+		}
+		v.CT = v.CT[:40] + string(last) + v.CT[41:]
+	})
+	add("line end in the middle", func(v *sealVector) { v.CT = v.CT[:40] + "\n" + v.CT[40:] })
+	return list
+}
