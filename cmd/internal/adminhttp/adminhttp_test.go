@@ -41,7 +41,9 @@ func (f *fake) ask(actor string, v any) error {
 func (f *fake) Status(context.Context) (adminapi.Status, error) {
 	return adminapi.Status{Store: "main", Servers: []adminapi.Server{}, Rings: []adminapi.RingStatus{}}, f.ask("", nil)
 }
-func (f *fake) Rings(context.Context) (adminapi.Rings, error) { return adminapi.Rings{}, f.ask("", nil) }
+func (f *fake) Rings(context.Context) (adminapi.Rings, error) {
+	return adminapi.Rings{}, f.ask("", nil)
+}
 func (f *fake) Ring(_ context.Context, name keystore.RingName) (adminapi.Ring, error) {
 	return adminapi.Ring{Name: string(name)}, f.ask("", name)
 }
@@ -60,7 +62,9 @@ func (f *fake) Replay(_ context.Context, _ keystore.RingName, point adminhttp.Po
 func (f *fake) Verify(context.Context) (adminapi.Verification, error) {
 	return adminapi.Verification{}, f.ask("", nil)
 }
-func (f *fake) Hosts(context.Context) (adminapi.Hosts, error) { return adminapi.Hosts{}, f.ask("", nil) }
+func (f *fake) Hosts(context.Context) (adminapi.Hosts, error) {
+	return adminapi.Hosts{}, f.ask("", nil)
+}
 func (f *fake) CreateRing(_ context.Context, actor string, req adminapi.CreateRing) (adminapi.RingChanged, error) {
 	return adminapi.RingChanged{}, f.ask(actor, req)
 }
