@@ -12,7 +12,9 @@ import (
 )
 
 // A ring is a cookie.Ring that tests change.
-type ring struct{ set atomic.Pointer[keystore.KeySet] }
+type ring struct {
+	set atomic.Pointer[keystore.KeySet]
+}
 
 func (r *ring) Snapshot() *keystore.KeySet { return r.set.Load() }
 

@@ -1,0 +1,22 @@
+// Command bench measures the numbers that Keytide has to reach, each beside the
+// bare operation that it is compared with, in one process and in turns, so that a
+// busy machine slows both.
+//
+// Usage: go run ./e2e/bench [--rows a,b] [--json]
+//
+// It exits 0 whether or not goals are met, 1 if a row could not be measured, and 2
+// on misuse.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
