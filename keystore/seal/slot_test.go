@@ -240,13 +240,13 @@ func TestZeroUnlockKey(t *testing.T) {
 }
 
 func FuzzOpenSlot(f *testing.F) {
-	u := fileKey(f, 1)
-	slot := fileSlot(f, kskFrom(f, 0x40), u, "main")
-	f.Add(slot)
-	f.Add(slot[:27])
+	v := readVectors(f).Slots[0]
+	u := v.unlockKey(f)
+	f.Add([]byte(v.Slot))
+	f.Add([]byte(v.Slot[:27]))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		k, err := seal.OpenSlot(in, u, "main")
-		if err == nil && !bytes.Equal(in, slot) {
+		k, err := seal.OpenSlot(in, u, v.Store)
+		if err == nil && !bytes.Equal(in, v.Slot) {
 			t.Fatalf("OpenSlot of bytes that were never a slot gave %v", k)
 		}
 		if err != nil && !errors.Is(err, keystore.ErrInvalid) && !errors.Is(err, seal.ErrWrongKey) {
