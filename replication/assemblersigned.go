@@ -1,0 +1,69 @@
+package replication
+
+import (
+	"github.com/keytide/keytide/events"
+)
+
+// takeBeacon accepts a beacon by a member that rises. The stream takes a beacon
+// only at the head's newest revision, and shows it after the head; so one that
+// names less than, or other than, what is applied here comes from another history.
+func (a *assembler) takeBeacon(v *verdict, e events.Entry) {
+	if a.state.N() == 0 {
+		return // nobody's signature can be told yet
+	}
+	b, err := openBeacon(a.state, e.Value)
+	if err != nil {
+		v.alarm(AlarmTampered, e.Key, "it is not a member's: %v", err)
+		return
+	}
+	if !a.beacons.before(b) {
+		return // late, or sent again
+	}
+	a.beacons = orderOf(b)
+	v.end(AlarmTampered, e.Key)
+	v.beacon = &b
+	if a.forked {
+		return
+	}
+	if have, ok := a.knownHash(b.N); ok && have != b.Hash {
+		a.fork(v, "event %d of the core is not this replica's", b.N)
+		return
+	}
+	if b.N < a.applied && a.halt == nil {
+		a.fork(v, "the core ends at event %d, this replica at event %d", b.N, a.applied)
+		return
+	}
+	if b.N == a.applied {
+		a.missValues(v)
+	}
+}
+
+// missValues raises an alarm for state values that events put and that are not
+// there. A reader may find one replaced already by a batch of which it has not
+// seen the event; so the second beacon that misses it counts.
+func (a *assembler) missValues(v *verdict) {
+	for key := range a.outstanding {
+		if a.missed[key] {
+			v.alarm(AlarmValueDiffers, key, "it is missing")
+		}
+		a.missed[key] = true
+	}
+}
+
+// takeServer accepts a server's own record if its counter rises, over restarts too.
+func (a *assembler) takeServer(v *verdict, id string, e events.Entry) {
+	if a.state.N() == 0 {
+		return
+	}
+	rec, err := openServer(a.state, id, e.Value)
+	if err != nil {
+		v.alarm(AlarmTampered, e.Key, "it is not the server's own: %v", err)
+		return
+	}
+	if rec.Counter <= a.servers[id] {
+		return // late, or sent again
+	}
+	a.servers[id] = rec.Counter
+	v.end(AlarmTampered, e.Key)
+	v.server = &rec
+}

@@ -1,0 +1,208 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/keytide/keytide/events"
+)
+
+const (
+	infoTimeout = 1500 * time.Millisecond
+	followFirst = 250 * time.Millisecond // pause before following anew
+	followMost  = 5 * time.Second
+)
+
+var errKicked = errors.New("following anew was asked for")
+
+// follow is the replicator: it follows the bucket for as long as ctx lasts, anew
+// after any doubt. An error never ends it, and never looks like success: only
+// beacons make a replica fresh.
+func (m *Member) follow(ctx context.Context) {
+	a := m.replica.newAssembler()
+	m.setTip(a.tip)
+	retry := newBackoff(m.cfg.Seed+1, followFirst, followMost)
+	for ctx.Err() == nil {
+		began := m.now()
+		err := m.followOnce(ctx, a)
+		if ctx.Err() != nil {
+			return
+		}
+		if m.now().Sub(began) > followMost {
+			retry.reset()
+		}
+		m.logger.Debug("following ended", "err", err)
+		if !retry.pause(ctx) {
+			return
+		}
+	}
+}
+
+func (m *Member) followOnce(ctx context.Context, a *assembler) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	end, err := m.streamEnd(ctx, a)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.lastAt = m.now()
+	m.mu.Unlock()
+	if a.position >= end {
+		m.reachEnd(end)
+	}
+	done := make(chan struct{})
+	defer func() { <-done }()
+	go func() {
+		defer close(done)
+		select {
+		case <-m.kick:
+			cancel(errKicked)
+		case <-ctx.Done():
+		}
+	}()
+	err = m.log.Follow(ctx, a.position+1, func(e events.Entry) error {
+		err := m.takeEntry(ctx, a, e, end)
+		if err == nil && e.Revision >= end {
+			m.reachEnd(end)
+		}
+		return err
+	})
+	cancel(nil)
+	return err
+}
+
+// reachEnd notes that everything is known that stood in the stream when following
+// began: what this server does from now on does not rest on old news.
+func (m *Member) reachEnd(end events.Revision) {
+	m.reached.raise(end + 1) // an empty stream has an end as well
+	wake(m.wakeBeat)
+	wake(m.wakeSelf)
+}
+
+// streamEnd compares the bucket with the replica, and returns its newest revision.
+func (m *Member) streamEnd(ctx context.Context, a *assembler) (events.Revision, error) {
+	ctx, cancel := context.WithTimeout(ctx, infoTimeout)
+	defer cancel()
+	info, err := m.log.Info(ctx)
+	if err != nil {
+		return 0, err
+	}
+	created := m.replica.header.Created
+	switch {
+	case created.IsZero():
+		if err := m.replica.noteCreated(info.Created); err != nil {
+			return 0, err
+		}
+	case !created.Equal(info.Created):
+		m.forked(a, fmt.Sprintf("the bucket was made anew at %s; this replica is of the one made at %s",
+			info.Created.UTC().Format(time.RFC3339Nano), created.UTC().Format(time.RFC3339Nano)))
+	}
+	if newest := max(a.position, m.replica.header.Cursor); info.Last < newest {
+		m.forked(a, fmt.Sprintf("the core ends at revision %d, this replica at %d", info.Last, newest))
+	}
+	return info.Last, nil
+}
+
+func (m *Member) forked(a *assembler, why string) {
+	if a.forked {
+		return
+	}
+	a.forked = true
+	m.raise(Alarm{Kind: AlarmForked, Why: why})
+}
+
+// takeEntry carries out what the assembler makes of an entry. end is the newest
+// revision there was when following began: a beacon up to it may be of any age, and
+// proves nothing.
+func (m *Member) takeEntry(ctx context.Context, a *assembler, e events.Entry, end events.Revision) error {
+	v := a.take(e)
+	for _, alarm := range v.raise {
+		m.raise(alarm)
+	}
+	for _, id := range v.clear {
+		m.clear(id)
+	}
+	if v.revision {
+		m.replica.noteRevision(e.Key, e.Revision)
+	}
+	if v.part != nil {
+		if err := m.takePart(ctx, a, v.part); err != nil {
+			return err
+		}
+	}
+	m.setTip(a.tip)
+	if v.beacon != nil {
+		m.takeBeacon(*v.beacon, a.applied, e.Revision > end)
+	}
+	if v.server != nil {
+		m.takeServer(*v.server)
+	}
+	m.position.raise(e.Revision)
+	return nil
+}
+
+// takePart shows a part and then writes it, so that agents are fed beside the
+// fsync. A disk that does not take it holds everything up: beacons too, so the
+// replica turns stale.
+func (m *Member) takePart(ctx context.Context, a *assembler, p *part) error {
+	if p.show {
+		if err := m.replica.show(p); err != nil {
+			m.forked(a, fmt.Sprintf("the replica's own file does not go on: %v", err))
+			return err
+		}
+	}
+	retry := newBackoff(m.cfg.Seed+2, followFirst, followMost)
+	for {
+		err := m.replica.write(p)
+		if err == nil {
+			m.clear(alarmID{AlarmDisk, ""})
+			break
+		}
+		m.raise(Alarm{Kind: AlarmDisk, Why: err.Error()})
+		if !retry.pause(ctx) {
+			return ctx.Err()
+		}
+	}
+	if p.show {
+		wake(m.wakeSelf)
+	}
+	return nil
+}
+
+// raise makes an alarm stand, on the disk too if the cursor may pass its entry.
+func (m *Member) raise(alarm Alarm) {
+	alarm.Since = m.now().Round(0).UTC()
+	if m.alarms.raise(alarm) {
+		m.saveAlarm(alarm)
+	}
+}
+
+func (m *Member) clear(id alarmID) {
+	if alarm, ended := m.alarms.clear(id, m.now().Round(0).UTC()); ended {
+		m.saveAlarm(alarm)
+	}
+}
+
+func (m *Member) saveAlarm(alarm Alarm) {
+	if alarm.Kind != AlarmTampered && alarm.Kind != AlarmValueDiffers {
+		return // found again after a restart, if it still stands
+	}
+	if err := m.replica.file.setAlarm(alarm); err != nil {
+		m.logger.Error("alarm is not on the disk", "err", err)
+	}
+}
+
+func (m *Member) forgetAlarm(alarm Alarm) {
+	if err := m.replica.file.clearAlarm(alarm); err != nil {
+		m.logger.Error("alarm is still on the disk", "err", err)
+	}
+}
+
+func (m *Member) setTip(t tip) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.tip = t
+}
