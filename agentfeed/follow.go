@@ -3,10 +3,11 @@ package agentfeed
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
 	"errors"
-	"hash/fnv"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -111,9 +112,8 @@ func (c *Client) known() (servers []string, ca string) {
 }
 
 func score(host, server string) uint64 {
-	h := fnv.New64a()
-	h.Write([]byte(host + "|" + server))
-	return h.Sum64()
+	sum := sha256.Sum256([]byte(host + "|" + server))
+	return binary.BigEndian.Uint64(sum[:])
 }
 
 // following returns the server after last, or the first.
