@@ -10,7 +10,7 @@ type KeySet struct {
 	Epoch   Epoch
 	Version Version
 	Mode    Mode
-	Keys    []SetKey // sealing key first, then old keys (newest first), future, static
+	Keys    []SetKey // the sealing key first, then current, old (newest first), future, static
 }
 
 // A SetKey is one key of a KeySet.

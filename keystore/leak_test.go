@@ -71,7 +71,7 @@ func TestLeaksFindsEveryForm(t *testing.T) {
 	secret := secretBytes()
 	for _, text := range []string{
 		fmt.Sprintf("%v", secret), fmt.Sprintf("%x", secret), fmt.Sprintf("%X", secret), fmt.Sprintf("%q", secret),
-		fmt.Sprintf("%s", secret), fmt.Sprintf("%#v", secret), fmt.Sprintf("% x", secret),
+		string(secret), fmt.Sprintf("%#v", secret), fmt.Sprintf("% x", secret),
 		base64.StdEncoding.EncodeToString(secret), base64.RawURLEncoding.EncodeToString(secret),
 	} {
 		if len(leaks([]byte(text), secret)) == 0 {
