@@ -1,44 +1,136 @@
 package events
 
-// An effectCheck is what an event's effects must say for its payload to be whole.
-// The zero effectCheck wants nothing.
-type effectCheck struct {
-	want []wantedEffect
+import (
+	"encoding/hex"
+
+	"github.com/keytide/keytide/keystore"
+)
+
+// nextEffect takes the first of some packed effects apart, which parse has checked:
+// a pair, a string of at most maxEffectKey bytes, and a hash or nil. hash is nil
+// where the key is deleted.
+func nextEffect(b []byte) (key, hash, rest []byte) {
+	at, size := 2, int(b[1]&31)
+	if b[1] == mpStr8 {
+		at, size = 3, int(b[2])
+	}
+	key, b = b[at:at+size], b[at+size:]
+	if b[0] == mpNil {
+		return key, nil, b[1:]
+	}
+	end := 2 + len(Hash{})
+	return key, b[2:end], b[end:]
 }
 
-type wantedEffect struct {
-	key     string
-	deleted bool
+// wants checks that an event's effects make its payload whole. The first that is
+// missing, or does the opposite, is kept in err.
+type wants struct {
+	effects []byte // packed, checked
+	err     error
+	buf     [maxEffectKey]byte
 }
 
-func (c *effectCheck) put(key string) { c.want = append(c.want, wantedEffect{key, false}) }
-func (c *effectCheck) del(key string) { c.want = append(c.want, wantedEffect{key, true}) }
+func (w *wants) put(prefix, name string) {
+	w.effect(append(append(w.buf[:0], prefix...), name...), false)
+}
 
-// check reports ErrPayload for the first effect that is missing, or does the
-// opposite.
-func (c *effectCheck) check(v *view) error {
-	for _, want := range c.want {
-		if !v.hasEffect(want) {
-			return unfit("effects do not %s %s", verb(want.deleted), want.key)
+func (w *wants) putKID(prefix string, kid keystore.KID) {
+	w.effect(hex.AppendEncode(append(w.buf[:0], prefix...), kid[:]), false)
+}
+
+func (w *wants) delKID(prefix string, kid keystore.KID) {
+	w.effect(hex.AppendEncode(append(w.buf[:0], prefix...), kid[:]), true)
+}
+
+func (w *wants) effect(key []byte, deleted bool) {
+	for left := w.effects; len(left) > 0; {
+		got, hash, rest := nextEffect(left)
+		if string(got) == string(key) && (hash == nil) == deleted {
+			return
+		}
+		left = rest
+	}
+	if w.err == nil {
+		verb := map[bool]string{true: "delete", false: "put"}[deleted]
+		w.err = unfit("effects do not %s %s", verb, string(key))
+	}
+}
+
+// live is the hashes of a ledger's live values, by KV key. Material is most of them.
+type live struct {
+	material map[keystore.KID]Hash
+	rest     map[string]*Hash // the map owns what it points to
+}
+
+func newLive() live { return live{material: map[keystore.KID]Hash{}, rest: map[string]*Hash{}} }
+
+// carryOut does what an event's effects say; parse has checked them.
+func (l live) carryOut(effects []byte) {
+	for left := effects; len(left) > 0; {
+		key, hash, rest := nextEffect(left)
+		left = rest
+		if kind, digits, _ := splitKey(key); kind == KeyMaterial {
+			l.setMaterial(digits, hash)
+			continue
+		}
+		switch at, ok := l.rest[string(key)]; {
+		case hash == nil:
+			delete(l.rest, string(key))
+		case ok:
+			*at = Hash(hash)
+		default:
+			h := Hash(hash)
+			l.rest[string(key)] = &h
 		}
 	}
-	return nil
 }
 
-func verb(deleted bool) string {
-	if deleted {
-		return "delete"
+func (l live) setMaterial(digits, hash []byte) {
+	var kid keystore.KID
+	if _, err := hex.Decode(kid[:], digits); err != nil {
+		panic("events: an effect that was not checked: " + err.Error())
 	}
-	return "put"
+	if hash == nil {
+		delete(l.material, kid)
+		return
+	}
+	l.material[kid] = Hash(hash)
 }
 
-func (v *view) hasEffect(want wantedEffect) bool {
-	r := reader{rest: v.effects}
-	for range v.effectCount {
-		key, _, deleted := r.effect()
-		if string(key) == want.key {
-			return deleted == want.deleted
+func (l live) find(key string) (Hash, bool) {
+	if kind, _, _ := splitKey(key); kind == KeyMaterial {
+		parsed, err := ParseKey(key)
+		if err != nil {
+			return Hash{}, false
 		}
+		hash, ok := l.material[parsed.KID]
+		return hash, ok
 	}
-	return false
+	if at, ok := l.rest[key]; ok {
+		return *at, true
+	}
+	return Hash{}, false
+}
+
+func (l live) keys() []string {
+	keys := make([]string, 0, len(l.material)+len(l.rest))
+	for kid := range l.material {
+		keys = append(keys, MaterialKey(kid))
+	}
+	for key := range l.rest {
+		keys = append(keys, key)
+	}
+	return keys
+}
+
+func (l live) clone() live {
+	c := newLive()
+	for kid, hash := range l.material {
+		c.material[kid] = hash
+	}
+	for key, at := range l.rest {
+		hash := *at
+		c.rest[key] = &hash
+	}
+	return c
 }

@@ -187,7 +187,7 @@ func parse(rec Record) (view, error) {
 	if len(rec) > MaxRecordSize || len(rec) < ed25519.SignatureSize+2 {
 		return view{}, malformed("record of %d bytes", len(rec))
 	}
-	r := reader{rest: rec[:len(rec)-ed25519.SignatureSize]}
+	r := reader{b: rec[:len(rec)-ed25519.SignatureSize]}
 	if r.byte() != eventHead || r.byte() != eventFormat {
 		return view{}, malformed("not an event of format %d", eventFormat)
 	}
@@ -214,59 +214,57 @@ func parse(rec Record) (view, error) {
 
 // payload reads past a map and returns its bytes.
 func (r *reader) payload() []byte {
-	before := r.rest
-	if len(before) == 0 || before[0]&0xf0 != mpFixMap && before[0] != mpMap16 {
+	if c := r.peek(); c&0xf0 != mpFixMap && c != mpMap16 {
 		r.fail("payload is not a map")
 		return nil
 	}
+	b, start := r.b, r.i
 	r.skip()
-	size := len(before) - len(r.rest)
-	if r.err == nil && size > MaxPayloadSize {
-		r.fail("payload of %d bytes; at most %d are allowed", size, MaxPayloadSize)
+	if r.err != nil {
+		return nil
 	}
-	return before[:size:size]
+	if size := r.i - start; size > MaxPayloadSize {
+		r.fail("payload of %d bytes; at most %d are allowed", size, MaxPayloadSize)
+		return nil
+	}
+	return b[start:r.i:r.i]
 }
 
 func (v *view) parseEffects(r *reader) {
-	v.effectCount = r.array(MaxEffects)
-	start := r.rest
+	count := r.array(MaxEffects)
+	b, start := r.b, r.i
 	var last []byte
-	for range v.effectCount {
-		key, _, _ := r.effect()
+	for range count {
+		key := r.effect()
 		if r.err != nil {
 			return
 		}
 		if bytes.Compare(last, key) >= 0 {
-			r.fail("effect %q is out of order", key)
+			r.fail("effect %q is out of order", string(key))
 			return
 		}
 		if !isEffectKey(key) {
-			r.fail("effect %q is not one that an event may have", key)
+			r.fail("effect %q is not one that an event may have", string(key))
 			return
 		}
 		last = key
 	}
-	v.effects = start[:len(start)-len(r.rest)]
+	if r.err == nil {
+		v.effects, v.effectCount = b[start:r.i], count
+	}
 }
 
-func (r *reader) effect() (key, hash []byte, deleted bool) {
+func (r *reader) effect() (key []byte) {
 	if r.array(2) != 2 {
 		r.fail("effect is not a pair")
 	}
 	key = r.str(maxEffectKey)
-	if len(r.rest) > 0 && r.rest[0] == mpNil {
+	if r.peek() == mpNil {
 		r.byte()
-		return key, nil, true
+		return key
 	}
-	return key, r.fixed(len(Hash{})), false
-}
-
-// eachEffect calls fn with each effect, in order of keys.
-func (v *view) eachEffect(fn func(key []byte, hash []byte, deleted bool)) {
-	r := reader{rest: v.effects}
-	for range v.effectCount {
-		fn(r.effect())
-	}
+	r.fixed(len(Hash{}))
+	return key
 }
 
 func (v *view) event() Event {
@@ -278,11 +276,13 @@ func (v *view) event() Event {
 	if v.effectCount > 0 {
 		e.Effects = make([]Effect, 0, v.effectCount)
 	}
-	v.eachEffect(func(key, hash []byte, deleted bool) {
-		effect := Effect{Key: string(key), Deleted: deleted}
+	for left := v.effects; len(left) > 0; {
+		key, hash, rest := nextEffect(left)
+		effect := Effect{Key: string(key), Deleted: hash == nil}
 		copy(effect.Hash[:], hash)
 		e.Effects = append(e.Effects, effect)
-	})
+		left = rest
+	}
 	return e
 }
 

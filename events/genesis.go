@@ -72,7 +72,7 @@ func (g Genesis) check() error {
 
 // DecodeGenesis takes the payload of event 1 apart. The error wraps ErrMalformed.
 func DecodeGenesis(payload []byte) (Genesis, error) {
-	r := reader{rest: payload}
+	r := reader{b: payload}
 	var g Genesis
 	for f := r.fields(); f.next(); {
 		switch string(f.key) {

@@ -97,7 +97,7 @@ func (c *chain) add(rec Record, pin Hash) error {
 	if err := follows(&v, c.proved.Head.N, c.proved.Head.Hash); err != nil {
 		return err
 	}
-	if _, known := typeWords[v.typ]; !known {
+	if !v.typ.known() {
 		return &UnknownTypeError{N: v.n, Type: v.typ} // it might have changed who is a member
 	}
 	hash := rec.Hash()

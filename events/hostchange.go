@@ -73,7 +73,7 @@ func DecodeHostChange(t Type, payload []byte) (host.Change, error) {
 	if c.Kind == 0 {
 		return host.Change{}, &UnknownTypeError{Type: t}
 	}
-	r := reader{rest: payload}
+	r := reader{b: payload}
 	for f := r.fields(); f.next(); {
 		switch string(f.key) {
 		case "destroyed":
@@ -102,7 +102,7 @@ func (f *fields) rings() []keystore.RingName {
 	for i := range rings {
 		name := f.r.str(maxServer)
 		if f.r.err == nil && !isName(name) {
-			f.r.fail("ring %q is not a name", name)
+			f.r.fail("ring %q is not a name", string(name))
 		}
 		rings[i] = keystore.RingName(name)
 	}

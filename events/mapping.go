@@ -151,7 +151,7 @@ func (p *packer) done() ([]byte, error) {
 
 // The methods below read a field's value. Zero has no encoding but absence.
 
-func (f *fields) zero() { f.r.fail("field %q is zero; it is left out instead", f.key) }
+func (f *fields) zero() { f.r.fail("field %q is zero; it is left out instead", string(f.key)) }
 
 func (f *fields) uint(max uint64) uint64 {
 	v := f.r.uintMax(max)
@@ -188,7 +188,7 @@ func (f *fields) str(max int) string {
 func (f *fields) name() string {
 	v := f.r.str(maxServer)
 	if f.r.err == nil && !isName(v) {
-		f.r.fail("%s %q is not a name", f.key, v)
+		f.r.fail("%s %q is not a name", string(f.key), string(v))
 	}
 	return string(v)
 }

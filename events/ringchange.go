@@ -85,7 +85,7 @@ func DecodeRingChange(t Type, payload []byte) (keystore.Change, error) {
 	if c.Kind == 0 {
 		return keystore.Change{}, &UnknownTypeError{Type: t}
 	}
-	r := reader{rest: payload}
+	r := reader{b: payload}
 	for f := r.fields(); f.next(); {
 		switch string(f.key) {
 		case "destroyed":

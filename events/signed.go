@@ -250,7 +250,7 @@ func signedReader(value []byte) reader {
 		r.fail("no signature")
 	}
 	if r.err == nil {
-		r.rest = value[:len(value)-ed25519.SignatureSize]
+		r.b = value[:len(value)-ed25519.SignatureSize]
 	}
 	return r
 }

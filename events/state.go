@@ -24,7 +24,7 @@ type State struct {
 	members  map[string]Member
 	rings    map[keystore.RingName]keystore.Ring
 	hosts    map[string]host.Host
-	expect   map[string]Hash // of the live values, by KV key
+	live     live // the hashes of the live values
 	requests requests
 }
 
@@ -34,7 +34,7 @@ func NewState() *State {
 		members: map[string]Member{},
 		rings:   map[keystore.RingName]keystore.Ring{},
 		hosts:   map[string]host.Host{},
-		expect:  map[string]Hash{},
+		live:    newLive(),
 	}
 }
 
@@ -43,7 +43,7 @@ func (s *State) Clone() *State {
 	c := *s
 	c.newest = slices.Clone(s.newest)
 	c.members, c.rings, c.hosts = maps.Clone(s.members), maps.Clone(s.rings), maps.Clone(s.hosts)
-	c.expect, c.requests = maps.Clone(s.expect), s.requests.clone()
+	c.live, c.requests = s.live.clone(), s.requests.clone()
 	return &c
 }
 
@@ -98,13 +98,14 @@ func (s *State) Request(id string) (keystore.N, bool) { return s.requests.find(i
 
 // Expect returns the hash that the value of a KV key must have. ok is false for a
 // key that no event put, or that an event deleted.
-func (s *State) Expect(key string) (hash Hash, ok bool) {
-	hash, ok = s.expect[key]
-	return hash, ok
-}
+func (s *State) Expect(key string) (hash Hash, ok bool) { return s.live.find(key) }
 
 // Live returns the KV keys that events have put and not deleted, sorted.
-func (s *State) Live() []string { return slices.Sorted(maps.Keys(s.expect)) }
+func (s *State) Live() []string {
+	keys := s.live.keys()
+	slices.Sort(keys)
+	return keys
+}
 
 // Apply checks a record against the state, its signature included, folds it, and
 // returns the event. The error names n and wraps ErrMalformed, ErrNotNext,
@@ -184,7 +185,7 @@ func follows(v *view, n keystore.N, hash Hash) error {
 		return fmt.Errorf("%w: want event %d", ErrNotNext, n+1)
 	}
 	if !bytes.Equal(v.prev, hash[:]) {
-		return fmt.Errorf("%w: prev is %x, but event %d has hash %s", ErrForked, v.prev, n, hash)
+		return fmt.Errorf("%w: prev is %s, but event %d has hash %s", ErrForked, Hash(v.prev), n, hash)
 	}
 	return nil
 }
@@ -192,7 +193,7 @@ func follows(v *view, n keystore.N, hash Hash) error {
 func verify(v *view, members map[string]Member) error {
 	m, ok := members[string(v.server)]
 	if !ok {
-		return fmt.Errorf("%w: server %q", ErrNotMember, v.server)
+		return fmt.Errorf("%w: server %q", ErrNotMember, string(v.server))
 	}
 	if err := v.rec.Verify(m.PublicKey); err != nil {
 		return fmt.Errorf("%w: server %s", err, m.ID)
@@ -209,7 +210,7 @@ type step struct {
 
 // decide judges an event without changing the state.
 func (s *State) decide(v *view) (step, error) {
-	if _, known := typeWords[v.typ]; !known {
+	if !v.typ.known() {
 		return step{}, &UnknownTypeError{N: v.n, Type: v.typ}
 	}
 	if (v.typ == TypeGenesis) != (v.n == 1) {
@@ -247,16 +248,16 @@ func decideGenesis(v *view) (Genesis, error) {
 		return Genesis{}, misfit(err)
 	}
 	if g.Founder.ID != string(v.server) {
-		return Genesis{}, unfit("founder %s, but server %s", g.Founder.ID, v.server)
+		return Genesis{}, unfit("founder %s, but server %s", g.Founder.ID, string(v.server))
 	}
-	need := effectCheck{}
-	need.put(KSKKey(g.KSK))
-	need.put(MaterialKey(g.Membership))
-	return g, need.check(v)
+	need := wants{effects: v.effects}
+	need.putKID(kskPrefix, g.KSK)
+	need.putKID(materialPrefix, g.Membership)
+	return g, need.err
 }
 
 func decideVoid(v *view) error {
-	r := reader{rest: v.payload}
+	r := reader{b: v.payload}
 	for f := r.fields(); f.next(); {
 		r.skip()
 	}
@@ -275,15 +276,15 @@ func (s *State) decideRing(v *view) (keystore.Ring, error) {
 	if err != nil {
 		return keystore.Ring{}, misfit(err)
 	}
-	var need effectCheck
-	need.put(RingKey(c.Ring))
+	need := wants{effects: v.effects}
+	need.put(ringPrefix, string(c.Ring))
 	for _, k := range c.Made {
-		need.put(MaterialKey(k.KID))
+		need.putKID(materialPrefix, k.KID)
 	}
 	for _, kid := range c.Destroyed {
-		need.del(MaterialKey(kid))
+		need.delKID(materialPrefix, kid)
 	}
-	return next, need.check(v)
+	return next, need.err
 }
 
 func (s *State) decideHost(v *view) (host.Host, error) {
@@ -295,15 +296,15 @@ func (s *State) decideHost(v *view) (host.Host, error) {
 	if err != nil {
 		return host.Host{}, misfit(err)
 	}
-	var need effectCheck
-	need.put(HostKey(c.Host))
+	need := wants{effects: v.effects}
+	need.put(hostPrefix, c.Host)
 	if c.Kind == host.Registered {
-		need.put(MaterialKey(c.Secret.KID))
+		need.putKID(materialPrefix, c.Secret.KID)
 	}
 	for _, kid := range c.Destroyed {
-		need.del(MaterialKey(kid))
+		need.delKID(materialPrefix, kid)
 	}
-	return next, need.check(v)
+	return next, need.err
 }
 
 func (v *view) ref() keystore.EventRef {
@@ -325,15 +326,7 @@ func (s *State) carryOut(v *view, st step) {
 	case !st.host.IsZero():
 		s.hosts[st.host.Name] = st.host
 	}
-	r := reader{rest: v.effects}
-	for range v.effectCount {
-		key, hash, deleted := r.effect()
-		if deleted {
-			delete(s.expect, string(key))
-		} else {
-			s.expect[string(key)] = Hash(hash)
-		}
-	}
+	s.live.carryOut(v.effects)
 	if v.typ != TypeVoid && len(v.request) > 0 {
 		s.requests.add(string(v.request), v.n)
 	}

@@ -17,17 +17,21 @@ const (
 	// Reserved: 3 format.
 )
 
-var typeWords = map[Type]string{
+// typeWords is indexed by type; "" stands for no type.
+var typeWords = [...]string{
 	TypeGenesis: "genesis", TypeVoid: "void",
 	TypeRingCreated: "ring_created", TypeRingPolicySet: "ring_policy_set",
 	TypeRollover: "rollover", TypeKeysDestroyed: "keys_destroyed",
 	TypeHostRegistered: "host_registered", TypeHostRevoked: "host_revoked",
 }
 
+// known reports whether this program knows the type.
+func (t Type) known() bool { return int(t) < len(typeWords) && typeWords[t] != "" }
+
 // String returns the type's word.
 func (t Type) String() string {
-	if word, ok := typeWords[t]; ok {
-		return word
+	if t.known() {
+		return typeWords[t]
 	}
 	return fmt.Sprintf("type(%d)", uint16(t))
 }
@@ -35,11 +39,13 @@ func (t Type) String() string {
 // MarshalText gives the type's word.
 func (t Type) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 
-// Types returns the types that this program knows, in no order.
+// Types returns the types that this program knows, by number.
 func Types() []Type {
-	types := make([]Type, 0, len(typeWords))
-	for t := range typeWords {
-		types = append(types, t)
+	var types []Type
+	for t := range Type(len(typeWords)) {
+		if t.known() {
+			types = append(types, t)
+		}
 	}
 	return types
 }

@@ -16,7 +16,7 @@ const (
 
 // valueReader reads a stored value of bounded size.
 func valueReader(value []byte) reader {
-	r := reader{rest: value}
+	r := reader{b: value}
 	if len(value) > MaxValueSize {
 		r.fail("value of %d bytes; at most %d are allowed", len(value), MaxValueSize)
 	}

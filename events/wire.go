@@ -31,6 +31,7 @@ const (
 	mpFixArr = 0x90
 	mpFixStr = 0xa0
 	mpNegFix = 0xe0
+	mpNever  = 0xc1 // begins nothing
 )
 
 const maxDepth = 8 // of nested arrays and maps
@@ -39,7 +40,8 @@ const maxDepth = 8 // of nested arrays and maps
 // the rest is dropped, and every method returns a zero value from then on. What it
 // returns as bytes shares memory with its input.
 type reader struct {
-	rest  []byte
+	b     []byte
+	i     int // the next byte
 	err   error
 	depth int
 }
@@ -48,35 +50,47 @@ func (r *reader) fail(format string, args ...any) {
 	if r.err == nil {
 		r.err = malformed(format, args...)
 	}
-	r.rest = nil
+	r.b, r.i = nil, 0
 }
+
+// short is fail for input that ends too early, apart so that byte is inlined.
+func (r *reader) short() { r.fail("cut short") }
 
 // end reports the first fault, or that bytes follow.
 func (r *reader) end() error {
-	if r.err == nil && len(r.rest) != 0 {
-		r.fail("%d bytes follow", len(r.rest))
+	if r.err == nil && r.i != len(r.b) {
+		r.fail("%d bytes follow", len(r.b)-r.i)
 	}
 	return r.err
 }
 
 func (r *reader) take(n int) []byte {
-	if n > len(r.rest) {
-		r.fail("cut short")
+	end := r.i + n
+	if end > len(r.b) {
+		r.short()
 		return nil
 	}
-	b := r.rest[:n:n]
-	r.rest = r.rest[n:]
+	b := r.b[r.i:end:end]
+	r.i = end
 	return b
 }
 
 func (r *reader) byte() byte {
-	if len(r.rest) == 0 {
-		r.fail("cut short")
-		return 0
+	if r.i < len(r.b) {
+		c := r.b[r.i]
+		r.i++
+		return c
 	}
-	b := r.rest[0]
-	r.rest = r.rest[1:]
-	return b
+	r.short()
+	return 0
+}
+
+// peek returns the next byte; mpNever where there is none.
+func (r *reader) peek() byte {
+	if r.i < len(r.b) {
+		return r.b[r.i]
+	}
+	return mpNever
 }
 
 // big reads size bytes of a big-endian number that must not fit in fewer.
@@ -126,7 +140,7 @@ func (r *reader) uintMax(max uint64) uint64 {
 
 // int reads a signed number.
 func (r *reader) int() int64 {
-	if len(r.rest) == 0 || r.rest[0] < mpFixMap || r.rest[0] >= mpU8 && r.rest[0] <= mpU64 {
+	if c := r.peek(); c < mpFixMap || c >= mpU8 && c <= mpU64 {
 		return int64(r.uintMax(math.MaxInt64))
 	}
 	c := r.byte()
@@ -298,7 +312,7 @@ func (f *fields) next() bool {
 	f.left--
 	key := f.r.str(maxKeyBytes)
 	if f.r.err == nil && f.key != nil && bytes.Compare(f.key, key) >= 0 {
-		f.r.fail("field %q is out of order", key)
+		f.r.fail("field %q is out of order", string(key))
 	}
 	if key == nil {
 		key = []byte{} // an empty key; f.key is nil only before the first
@@ -309,13 +323,11 @@ func (f *fields) next() bool {
 
 // skip reads past one value of any allowed form.
 func (r *reader) skip() {
-	if len(r.rest) == 0 {
-		r.fail("cut short")
-		return
-	}
-	switch c := r.rest[0]; {
-	case c < mpFixMap, c >= mpU8 && c <= mpU64, c >= mpI8 && c <= mpI64, c >= mpNegFix:
-		r.int64OrUint64()
+	switch c := r.peek(); {
+	case c < mpFixMap, c >= mpU8 && c <= mpU64:
+		r.uint()
+	case c >= mpI8 && c <= mpI64, c >= mpNegFix:
+		r.int()
 	case c < mpFixArr, c == mpMap16:
 		for f := r.fields(); f.next(); {
 			r.skip()
@@ -338,14 +350,6 @@ func (r *reader) skip() {
 	default:
 		r.fail("byte %#02x begins nothing that is allowed", c)
 	}
-}
-
-func (r *reader) int64OrUint64() {
-	if r.rest[0] < mpFixMap || r.rest[0] >= mpU8 && r.rest[0] <= mpU64 {
-		r.uint()
-		return
-	}
-	r.int()
 }
 
 func appendBig(b []byte, v uint64) []byte { return binary.BigEndian.AppendUint64(b, v) }
