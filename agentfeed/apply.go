@@ -14,8 +14,8 @@ import (
 var errBehind = errors.New("the server is behind")
 
 // apply takes over a state that opened, whole or not at all. asOf is its time on
-// the client's monotonic clock.
-func (c *Client) apply(v string, state *wire.State, asOf time.Time) error {
+// the client's monotonic clock; from names the server that it came from.
+func (c *Client) apply(v string, state *wire.State, asOf time.Time, from Status) error {
 	position, err := wire.ParsePosition(v)
 	if err != nil || state.V != v {
 		return fmt.Errorf("state %q: %w", v, errors.Join(err, errors.New("is not at its envelope's position")))
@@ -52,7 +52,7 @@ func (c *Client) apply(v string, state *wire.State, asOf time.Time) error {
 		c.ca = state.CA
 	}
 	c.staleAfter = time.Duration(min(max(state.StaleAfter, 1), 3600)) * time.Second
-	c.ready, c.refused, c.position = true, false, position
+	c.ready, c.refused, c.position, c.feeding = true, false, position, from
 	c.proved(asOf)
 	c.notify()
 	return nil

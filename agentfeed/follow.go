@@ -129,11 +129,3 @@ func (c *Client) lost(err error, refused bool) {
 	c.refused = refused && !c.ready
 	c.notify()
 }
-
-// found notes the server that feeds the client.
-func (c *Client) found(server, url string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.feeding = Status{Server: server, URL: url}
-	c.notify()
-}

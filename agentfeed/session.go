@@ -215,7 +215,7 @@ func (s *session) sealed(e wire.Event) error {
 		s.issued = state.IssuedAt
 	}
 	asOf := s.local(state.AsOf)
-	if err := s.client.apply(envelope.V, &state, asOf); err != nil {
+	if err := s.client.apply(envelope.V, &state, asOf, Status{Server: s.hello.Server, URL: s.base}); err != nil {
 		return err
 	}
 	if first {
@@ -223,7 +223,6 @@ func (s *session) sealed(e wire.Event) error {
 		s.outcome.delivered = true
 		// A stale server is left later by some agents than by others.
 		s.patience = between(0, maxBackoff, s.follower.random)
-		s.client.found(s.hello.Server, s.base)
 		s.follower.lost = ""
 		s.client.log.Info("feed connected", "server", s.hello.Server, "url", s.base, "position", envelope.V)
 	}
