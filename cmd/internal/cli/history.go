@@ -1,0 +1,138 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keytide/keytide/cmd/internal/adminhttp"
+	"github.com/keytide/keytide/keystore"
+	"github.com/keytide/keytide/keystore/adminapi"
+)
+
+// A moment is a flag that is a time: RFC 3339, or a duration before now.
+type moment struct{ time.Time }
+
+func (m *moment) Type() string { return "TIME" }
+func (m *moment) String() string {
+	if m.IsZero() {
+		return ""
+	}
+	return stamp(m.Time)
+}
+
+func (m *moment) Set(s string) error {
+	if at, err := time.Parse(time.RFC3339Nano, s); err == nil {
+		m.Time = at
+		return nil
+	}
+	if ago, err := time.ParseDuration(s); err == nil && ago >= 0 {
+		m.Time = time.Now().Add(-ago)
+		return nil
+	}
+	return fmt.Errorf("want a time such as 2026-11-22T08:00:00Z, or how long ago, such as 90m")
+}
+
+func (a *app) historyCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "history NAME", Short: "List a ring's events", Args: oneName}
+	out := outputFlag(cmd)
+	var since, until moment
+	cmd.Flags().Var(&since, "since", "events from this `TIME` on (RFC 3339, or how long ago)")
+	cmd.Flags().Var(&until, "until", "events before this `TIME`")
+	cmd.RunE = a.call(func(ctx context.Context, client *adminhttp.Client, args []string) error {
+		history, err := client.History(ctx, args[0], adminhttp.Span{Since: since.Time, Until: until.Time})
+		if err != nil {
+			return err
+		}
+		return out.print(a.Stdout, history, func(w io.Writer) { printHistory(w, history) })
+	})
+	return cmd
+}
+
+func printHistory(w io.Writer, h adminapi.History) {
+	rows := make([][]string, len(h.Events))
+	for i, e := range h.Events {
+		what := e.Type
+		if e.Forced {
+			what += " (forced)"
+		}
+		rows[i] = []string{
+			strconv.FormatUint(uint64(e.N), 10), stamp(e.At), strconv.FormatUint(uint64(e.Version), 10), what, e.Actor, e.Reason,
+		}
+	}
+	printTable(w, []string{"EVENT", "AT", "VERSION", "WHAT", "BY", "REASON"}, rows)
+}
+
+func (a *app) replayCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "replay NAME", Short: "Show a ring as it was at a version or time", Args: oneName}
+	out := outputFlag(cmd)
+	var at moment
+	cmd.Flags().Var(&at, "at", "as of this `TIME` (RFC 3339, or how long ago)")
+	version := cmd.Flags().Uint64("version", 0, "at this version (`N`)")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if cmd.Flags().Changed("at") == cmd.Flags().Changed("version") {
+			return usagef(cmd, "wants --at TIME or --version N, one of the two")
+		}
+		if cmd.Flags().Changed("version") && *version == 0 {
+			return usagef(cmd, "--version: versions begin with 1")
+		}
+		return a.call(func(ctx context.Context, client *adminhttp.Client, args []string) error {
+			ring, err := client.Replay(ctx, args[0], adminhttp.Point{Version: keystore.Version(*version), At: at.Time})
+			if err != nil {
+				return err
+			}
+			return out.print(a.Stdout, ring, func(w io.Writer) { printRing(w, ring) })
+		})(cmd, args)
+	}
+	return cmd
+}
+
+func (a *app) auditCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "audit", Short: "Verify the history"}
+	cmd.AddCommand(a.auditVerify())
+	return cmd
+}
+
+func (a *app) auditVerify() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "verify", Short: "Recompute the whole chain: every hash, signature and value", Args: cobra.NoArgs,
+	}
+	out := outputFlag(cmd)
+	cmd.RunE = a.call(func(ctx context.Context, client *adminhttp.Client, _ []string) error {
+		v, err := client.Verify(ctx)
+		if err != nil {
+			return err
+		}
+		if err := out.print(a.Stdout, v, func(w io.Writer) { printVerification(w, v) }); err != nil {
+			return err
+		}
+		if !v.OK {
+			return hint(fmt.Errorf("the history is not what was written"),
+				"compare with another server's replica before anything else is changed; this server's log says more")
+		}
+		return nil
+	})
+	return cmd
+}
+
+func printVerification(w io.Writer, v adminapi.Verification) {
+	rows := [][]string{verified("keys", adminapi.LedgerVerification{
+		OK: v.OK && v.FirstBad == nil, Events: v.Events, Head: v.Head, FirstBad: v.FirstBad, Why: v.Why,
+	})}
+	if v.Hosts != nil {
+		rows = append(rows, verified("hosts", *v.Hosts))
+	}
+	printTable(w, []string{"LEDGER", "EVENTS", "RESULT"}, rows)
+}
+
+func verified(ledger string, v adminapi.LedgerVerification) []string {
+	result := "good; head " + v.Head
+	if v.FirstBad != nil {
+		result = fmt.Sprintf("BAD at event %d: %s", *v.FirstBad, v.Why)
+	}
+	return []string{ledger, strconv.FormatUint(uint64(v.Events), 10), result}
+}

@@ -1,0 +1,109 @@
+package cli
+
+import (
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keytide/keytide/cmd/internal/server"
+)
+
+func (a *app) logger() *slog.Logger { return slog.New(slog.NewTextHandler(a.Stderr, nil)) }
+
+// announce prints the one line that says that the server serves.
+func (a *app) announce(r server.Ready) {
+	line := fmt.Sprintf("keytide ready admin=%s feed=%s", r.Admin, r.Feed)
+	if r.Client != "" {
+		line += " client=" + r.Client
+	}
+	if r.NATS != "" {
+		line += " nats=" + r.NATS
+	}
+	fmt.Fprintln(a.Stdout, line)
+}
+
+func (a *app) devCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "dev", Short: "Run a policy server for development", Args: cobra.NoArgs,
+		Long: "Run a policy server with all that it needs in one directory: keys, certificates,\na ring named sso, and a client profile. For development: its unlock key lies\nbeside its data, and keytide server refuses the store.",
+	}
+	cfg := server.DevConfig{Ready: a.announce}
+	flags := cmd.Flags()
+	flags.StringVar(&cfg.Dir, "dir", "keytide-dev", "where its state lasts (`DIR`)")
+	flags.StringVar(&cfg.Listen, "listen", "127.0.0.1:7480", "`ADDRESS` of the admin API")
+	flags.StringVar(&cfg.FeedListen, "feed-listen", "127.0.0.1:7443", "`ADDRESS` of the agents' feed")
+	flags.StringVar(&cfg.NATSListen, "nats-listen", "", "`ADDRESS` at which other NATS tools may read the ledger (default: none)")
+	flags.BoolVar(&cfg.Insecure, "insecure-listen", false, "allow addresses that other machines can reach")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg.Logger = a.logger()
+		return server.Dev(cmd.Context(), cfg)
+	}
+	return cmd
+}
+
+func (a *app) serverCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "server", Short: "Run a policy server", Args: cobra.NoArgs}
+	file := cmd.Flags().String("config", "", "the server's configuration (`FILE`)")
+	check := cmd.Flags().Bool("check", false, "check the configuration and the files it names, and do not start")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *file == "" {
+			return usagef(cmd, "wants --config FILE")
+		}
+		cfg, err := server.LoadConfig(*file)
+		if err != nil {
+			return err
+		}
+		if *check {
+			if err := server.Check(cfg); err != nil {
+				return err
+			}
+			fmt.Fprintf(a.Stdout, "%s: good\n", *file)
+			return nil
+		}
+		return server.Run(cmd.Context(), cfg, server.Hooks{Ready: a.announce, Logger: a.logger()})
+	}
+	return cmd
+}
+
+func (a *app) coreCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "core", Short: "Make the core of a key store"}
+	cmd.AddCommand(a.coreInit())
+	return cmd
+}
+
+func (a *app) coreInit() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "init", Short: "Make a key store, and its server's configuration and profile", Args: cobra.NoArgs,
+		Long: "Make a key store of one site: both ledgers, the unlock key, certificates, an\nadmin token, the configuration of its policy server, and a client profile.",
+	}
+	var cfg server.InitConfig
+	flags := cmd.Flags()
+	flags.StringVar(&cfg.Dir, "dir", "", "the directory to make (`DIR`)")
+	flags.StringVar(&cfg.Store, "store", "", "the key store's `NAME`")
+	flags.StringVar(&cfg.Region, "region", "", "the server's region (`R`)")
+	flags.StringVar(&cfg.Server, "server", "", "the server's `ID`")
+	flags.StringVar(&cfg.Listen, "listen", "127.0.0.1:7480", "`ADDRESS` of the admin API")
+	flags.StringVar(&cfg.FeedListen, "feed-listen", "127.0.0.1:7443", "`ADDRESS` of the agents' feed")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		var missing []string
+		for _, flag := range []string{"dir", "store", "region", "server"} {
+			if !cmd.Flags().Changed(flag) {
+				missing = append(missing, "--"+flag)
+			}
+		}
+		if len(missing) > 0 {
+			return usagef(cmd, "wants %s", strings.Join(missing, ", "))
+		}
+		made, err := server.Init(cmd.Context(), cfg)
+		if err != nil {
+			return err
+		}
+		printFields(a.Stdout, made.Fields...)
+		fmt.Fprintf(a.Stdout, "\nStart it:   keytide server --config %s\nThen:       keytide --client %s status\n", made.Config, made.Client)
+		fmt.Fprintln(a.Stdout, "Keep unlock.key apart from the data and its backups: whoever has both has every key.")
+		return nil
+	}
+	return cmd
+}

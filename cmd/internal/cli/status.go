@@ -1,0 +1,67 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keytide/keytide/cmd/internal/adminhttp"
+	"github.com/keytide/keytide/keystore/adminapi"
+)
+
+func (a *app) statusCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "status", Short: "Show servers, agents, versions, and who is behind", Args: cobra.NoArgs}
+	out := outputFlag(cmd)
+	cmd.RunE = a.call(func(ctx context.Context, client *adminhttp.Client, _ []string) error {
+		status, err := client.Status(ctx)
+		if err != nil {
+			return err
+		}
+		return out.print(a.Stdout, status, func(w io.Writer) { printStatus(w, status) })
+	})
+	return cmd
+}
+
+func printStatus(w io.Writer, s adminapi.Status) {
+	fmt.Fprintf(w, "store %s  epoch %d  event %d\n\n", s.Store, s.Epoch, s.N)
+	servers := make([][]string, len(s.Servers))
+	for i, v := range s.Servers {
+		agents := strconv.Itoa(v.Agents)
+		if v.AgentsBehind > 0 {
+			agents += fmt.Sprintf(" (%d behind)", v.AgentsBehind)
+		}
+		servers[i] = []string{
+			v.ID, v.Region, strconv.FormatUint(uint64(v.N), 10), milliseconds(v.AgeMS), milliseconds(v.ClockOffsetMS),
+			agents, v.State,
+		}
+		if v.Why != "" {
+			servers[i][6] += ": " + v.Why
+		}
+	}
+	printTable(w, []string{"SERVER", "REGION", "EVENT", "AGE", "CLOCK", "AGENTS", "STATE"}, servers)
+	fmt.Fprintln(w)
+	rings := make([][]string, len(s.Rings))
+	for i, r := range s.Rings {
+		rings[i] = []string{r.Name, strconv.FormatUint(uint64(r.Version), 10), list(r.HeldBy)}
+	}
+	printTable(w, []string{"RING", "VERSION", "NEXT ROLLOVER HELD BY"}, rings)
+	for _, alarm := range s.Alarms {
+		fmt.Fprintf(w, "\nALARM %s %s: %s\n", alarm.Ledger, alarm.Kind, alarm.Text)
+	}
+}
+
+func milliseconds(ms int64) string { return (time.Duration(ms) * time.Millisecond).String() }
+
+func (a *app) versionCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "version", Short: "Print the program's version", Args: cobra.NoArgs}
+	out := outputFlag(cmd)
+	cmd.RunE = func(*cobra.Command, []string) error {
+		v := map[string]string{"version": a.Version}
+		return out.print(a.Stdout, v, func(w io.Writer) { fmt.Fprintln(w, "keytide", a.Version) })
+	}
+	return cmd
+}

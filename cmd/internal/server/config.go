@@ -1,0 +1,236 @@
+package server
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/keytide/keytide/agentfeed/sidecar/strictyaml"
+	"github.com/keytide/keytide/cmd/internal/adminhttp"
+	"github.com/keytide/keytide/events"
+	"github.com/keytide/keytide/keystore"
+	"github.com/keytide/keytide/keystore/seal"
+	"github.com/keytide/keytide/keystore/secretfile"
+)
+
+// Config is a policy server's configuration file. Relative paths are taken from
+// the file's directory.
+type Config struct {
+	Store   string  `yaml:"store"`   // the key store's name
+	Region  string  `yaml:"region"`  // where the server stands
+	Server  string  `yaml:"server"`  // its id; stable, and no other server's
+	Dir     string  `yaml:"dir"`     // its state; made by core init
+	Unlock  Unlock  `yaml:"unlock"`  // what opens the key store key
+	Genesis Genesis `yaml:"genesis"` // which ledgers these must be
+	Admin   Admin   `yaml:"admin"`
+	Feed    Feed    `yaml:"feed"`
+	Metrics Metrics `yaml:"metrics"`
+
+	nats string // address of the bus for other NATS tools; dev alone sets it
+	dev  bool   // the store must be a development store, and otherwise must not
+}
+
+// Unlock names one secret file.
+type Unlock struct {
+	File           string `yaml:"file"`            // of 32 bytes
+	PassphraseFile string `yaml:"passphrase_file"` // or of a passphrase
+}
+
+// Genesis pins both ledgers by the hash of their first event, 64 hexadecimal digits.
+type Genesis struct {
+	Keys  string `yaml:"keys"`
+	Hosts string `yaml:"hosts"`
+}
+
+// Admin is the listener of the admin API.
+type Admin struct {
+	Listen string `yaml:"listen"` // host:port; if empty, 127.0.0.1:7480
+	Cert   string `yaml:"cert"`   // if empty, the generated one
+	Key    string `yaml:"key"`
+	Tokens string `yaml:"tokens"` // file of token hashes; if empty, tokens in dir
+}
+
+// Feed is the listener of the agents' feed.
+type Feed struct {
+	Listen string `yaml:"listen"` // host:port; if empty, 127.0.0.1:7443
+	Cert   string `yaml:"cert"`   // if empty, the generated one
+	Key    string `yaml:"key"`
+	CA     string `yaml:"ca"` // what agents shall trust; wanted with a cert of one's own
+	// Servers are the base URLs by which agents reach the feeds of all policy
+	// servers. If empty, this server's listen address alone.
+	Servers []string `yaml:"servers"`
+}
+
+// Metrics is the listener of /metrics, /healthz and /readyz: plain HTTP.
+type Metrics struct {
+	Listen string `yaml:"listen"` // host:port; if empty, there is none
+}
+
+// LoadConfig reads a configuration file and reports every fault of it at once, by
+// path. The error wraps keystore.ErrInvalid.
+func LoadConfig(path string) (Config, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("configuration: %w", err)
+	}
+	cfg, err := parseConfig(text)
+	if err != nil {
+		return Config{}, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	dir, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return Config{}, err
+	}
+	cfg.resolve(dir)
+	return cfg, nil
+}
+
+func parseConfig(text []byte) (Config, error) {
+	var cfg Config
+	if err := strictyaml.Unmarshal(text, &cfg, cfg.check); err != nil {
+		return Config{}, &configError{err}
+	}
+	cfg.fill()
+	return cfg, nil
+}
+
+// A configError lists faults, one a line.
+type configError struct{ faults error }
+
+func (e *configError) Error() string {
+	return "not valid:\n  " + strings.ReplaceAll(e.faults.Error(), "\n", "\n  ")
+}
+func (e *configError) Unwrap() error { return keystore.ErrInvalid }
+func (e *configError) Hint() string  { return "after a change:  keytide server --config FILE --check" }
+
+// check reports what the fields' types do not show.
+func (c *Config) check(report strictyaml.Report) {
+	for _, name := range []struct{ path, value string }{{"store", c.Store}, {"region", c.Region}, {"server", c.Server}} {
+		if err := keystore.CheckName(name.value); err != nil {
+			report(name.path, "%v", err)
+		}
+	}
+	if c.Dir == "" {
+		report("dir", "is missing")
+	}
+	if (c.Unlock.File == "") == (c.Unlock.PassphraseFile == "") {
+		report("unlock", "want file or passphrase_file, one of the two")
+	}
+	for _, pin := range []struct{ path, value string }{{"genesis.keys", c.Genesis.Keys}, {"genesis.hosts", c.Genesis.Hosts}} {
+		if _, err := parsePin(pin.value); err != nil {
+			report(pin.path, "%v", err)
+		}
+	}
+	c.checkListeners(report)
+}
+
+func (c *Config) checkListeners(report strictyaml.Report) {
+	for _, l := range []struct{ path, value string }{
+		{"admin.listen", c.Admin.Listen}, {"feed.listen", c.Feed.Listen}, {"metrics.listen", c.Metrics.Listen},
+	} {
+		if l.value == "" {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(l.value); err != nil {
+			report(l.path, "want HOST:PORT")
+		}
+	}
+	if (c.Admin.Cert == "") != (c.Admin.Key == "") {
+		report("admin", "want cert and key, or neither")
+	}
+	if (c.Feed.Cert == "") != (c.Feed.Key == "") {
+		report("feed", "want cert and key, or neither")
+	}
+	if (c.Feed.Cert == "") != (c.Feed.CA == "") {
+		report("feed.ca", "goes with cert: it tells agents what to trust")
+	}
+	for i, server := range c.Feed.Servers {
+		if u, err := url.Parse(server); err != nil || u.Scheme != "https" || u.Host == "" {
+			report(fmt.Sprintf("feed.servers[%d]", i), "want https://HOST:PORT")
+		}
+	}
+}
+
+func parsePin(s string) (events.Hash, error) {
+	digits, err := hex.DecodeString(s)
+	if err != nil || len(digits) != len(events.Hash{}) {
+		return events.Hash{}, fmt.Errorf("%w: want 64 hexadecimal digits", keystore.ErrInvalid)
+	}
+	return events.Hash(digits), nil
+}
+
+// fill puts the defaults in.
+func (c *Config) fill() {
+	if c.Admin.Listen == "" {
+		c.Admin.Listen = "127.0.0.1:7480"
+	}
+	if c.Feed.Listen == "" {
+		c.Feed.Listen = "127.0.0.1:7443"
+	}
+}
+
+// resolve takes relative paths from base, and generated files from the store's
+// directory.
+func (c *Config) resolve(base string) {
+	from := func(dir, path string) string {
+		if path == "" || filepath.IsAbs(path) {
+			return path
+		}
+		return filepath.Join(dir, path)
+	}
+	for _, path := range []*string{
+		&c.Dir, &c.Unlock.File, &c.Unlock.PassphraseFile, &c.Admin.Cert, &c.Admin.Key, &c.Admin.Tokens,
+		&c.Feed.Cert, &c.Feed.Key, &c.Feed.CA,
+	} {
+		*path = from(base, *path)
+	}
+	if c.Admin.Tokens == "" {
+		c.Admin.Tokens = filepath.Join(c.Dir, tokensFile)
+	}
+}
+
+// generated reports whether a listener uses the store's own certificate.
+func (c *Config) generated() bool { return c.Admin.Cert == "" || c.Feed.Cert == "" }
+
+func (c *Config) unlockKey() (seal.UnlockKey, error) {
+	if c.Unlock.File != "" {
+		return seal.FileKey(c.Unlock.File)
+	}
+	return seal.Passphrase(c.Unlock.PassphraseFile)
+}
+
+func (c *Config) tokens() (adminhttp.Tokens, error) {
+	text, err := secretfile.Read(c.Admin.Tokens)
+	if err != nil {
+		return adminhttp.Tokens{}, err
+	}
+	tokens, err := adminhttp.ParseTokens(text)
+	if err != nil {
+		return adminhttp.Tokens{}, fmt.Errorf("admin tokens %s: %w", c.Admin.Tokens, err)
+	}
+	return tokens, nil
+}
+
+// Check reads everything that a start would read, and reports all that is wrong.
+// It opens neither the store nor a port.
+func Check(c Config) error {
+	_, unlock := c.unlockKey()
+	_, tokens := c.tokens()
+	id, identity := loadIdentity(c.Dir)
+	if identity == nil {
+		identity = id.fits(c)
+	}
+	faults := []error{unlock, tokens, identity}
+	for _, l := range []struct{ cert, key string }{{c.Admin.Cert, c.Admin.Key}, {c.Feed.Cert, c.Feed.Key}} {
+		if l.cert != "" {
+			_, err := loadTLS(l.cert, l.key)
+			faults = append(faults, err)
+		}
+	}
+	return errors.Join(faults...)
+}

@@ -1,0 +1,181 @@
+package server
+
+import (
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/keytide/keytide/events"
+	"github.com/keytide/keytide/keystore"
+	"github.com/keytide/keytide/keystore/seal"
+	"github.com/keytide/keytide/keystore/secretfile"
+)
+
+// Files of a store's directory.
+const (
+	identityFile = "server.json"
+	unlockFile   = "unlock.key" // made here for development; a server's may lie anywhere
+	tokensFile   = "tokens"
+	tokenFile    = "admin.token"
+	profileFile  = "client.yaml"
+	configFile   = "keytide.yaml"
+	busDir       = "bus"
+	keysFile     = "keys.db"
+	hostsFile    = "hosts.db"
+)
+
+const identityFormat = 1
+
+// An identity is who a directory's server is, and which ledgers are its own. It is
+// written last when a directory is made: a directory without one is not a store.
+type identity struct {
+	Format  int            `json:"format"`
+	Store   string         `json:"store"`
+	Epoch   keystore.Epoch `json:"epoch"`
+	Dev     bool           `json:"dev"`
+	Region  string         `json:"region"`
+	Server  string         `json:"server"`
+	KSK     keystore.KID   `json:"ksk"`
+	Genesis struct {
+		Keys  string `json:"keys"` // hash of event 1, hexadecimal
+		Hosts string `json:"hosts"`
+	} `json:"genesis"`
+	SigningKey sealedKey `json:"signing_key"`
+}
+
+// A sealedKey is the server's signing key, an Ed25519 seed sealed under the KSK.
+type sealedKey struct {
+	KID     keystore.KID `json:"kid"`
+	Created time.Time    `json:"created_at"`
+	Record  []byte       `json:"record"`
+}
+
+// errNoStore: a directory that holds no store.
+var errNoStore = errors.New("holds no store")
+
+func loadIdentity(dir string) (identity, error) {
+	text, err := secretfile.Read(filepath.Join(dir, identityFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return identity{}, &hinted{
+			error: fmt.Errorf("directory %s %w: it has no %s", dir, errNoStore, identityFile),
+			hint:  "make one with keytide core init, or name the directory that has it",
+		}
+	}
+	if err != nil {
+		return identity{}, err
+	}
+	var id identity
+	if err := json.Unmarshal(text, &id); err != nil {
+		return identity{}, fmt.Errorf("%s in %s: %w", identityFile, dir, err)
+	}
+	if id.Format != identityFormat {
+		return identity{}, fmt.Errorf("%s in %s: format %d; this program reads %d", identityFile, dir, id.Format, identityFormat)
+	}
+	return id, nil
+}
+
+func (id identity) save(dir string) error {
+	text, err := json.MarshalIndent(id, "", "  ")
+	if err != nil {
+		return err
+	}
+	return secretfile.Replace(filepath.Join(dir, identityFile), append(text, '\n'))
+}
+
+// fits reports where the directory and the configuration differ.
+func (id identity) fits(c Config) error {
+	if id.Dev && !c.dev {
+		return &hinted{
+			error: fmt.Errorf("%w: the store in %s is a development store: its unlock key lies beside its data", keystore.ErrRefused, c.Dir),
+			hint:  "make a store for production:  keytide core init --dir DIR --store NAME --region R --server ID\nor serve this one with:        keytide dev --dir " + c.Dir,
+		}
+	}
+	if !id.Dev && c.dev {
+		return &hinted{
+			error: fmt.Errorf("%w: the store in %s is not a development store", keystore.ErrRefused, c.Dir),
+			hint:  "serve it with:  keytide server --config " + filepath.Join(c.Dir, configFile),
+		}
+	}
+	var faults []error
+	for _, field := range []struct{ name, have, want string }{
+		{"store", id.Store, c.Store}, {"region", id.Region, c.Region}, {"server", id.Server, c.Server},
+		{"genesis.keys", id.Genesis.Keys, c.Genesis.Keys}, {"genesis.hosts", id.Genesis.Hosts, c.Genesis.Hosts},
+	} {
+		if field.have != field.want {
+			faults = append(faults, fmt.Errorf("%w: %s: the configuration says %s, but the store in %s has %s",
+				keystore.ErrInvalid, field.name, field.want, c.Dir, field.have))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// place is where the signing key belongs.
+func (id identity) place() seal.Place {
+	return seal.Place{
+		Store: id.Store, Owner: "server:" + id.Server, KID: id.SigningKey.KID, Generation: 1,
+		Purpose: seal.PurposeServerKey, Alg: seal.AlgEd25519, Created: id.SigningKey.Created,
+	}
+}
+
+// newSigningKey makes the server's signing key and keeps it, sealed, in id.
+func (id *identity) newSigningKey(ksk *seal.KSK, now time.Time) (ed25519.PrivateKey, error) {
+	seed := seal.Generate()
+	id.SigningKey = sealedKey{KID: seed.KID(), Created: now.UTC().Truncate(time.Millisecond)}
+	record, err := ksk.Seal(id.place(), seed)
+	if err != nil {
+		return nil, err
+	}
+	id.SigningKey.Record = record
+	return signingKey(seed)
+}
+
+func (id identity) openSigningKey(ksk *seal.KSK) (ed25519.PrivateKey, error) {
+	seed, err := ksk.Open(id.place(), id.SigningKey.Record)
+	if err != nil {
+		return nil, fmt.Errorf("signing key of server %s: %w", id.Server, err)
+	}
+	return signingKey(seed)
+}
+
+func signingKey(seed keystore.Material) (key ed25519.PrivateKey, err error) {
+	err = seed.Use(func(secret []byte) error {
+		key = ed25519.NewKeyFromSeed(secret)
+		return nil
+	})
+	return key, err
+}
+
+// pins returns the hashes of both ledgers' first events.
+func (id identity) pins() (keys, hosts events.Hash, err error) {
+	keys, err = parsePin(id.Genesis.Keys)
+	if err == nil {
+		hosts, err = parsePin(id.Genesis.Hosts)
+	}
+	if err != nil {
+		return keys, hosts, fmt.Errorf("%s: genesis: %w", identityFile, err)
+	}
+	return keys, hosts, nil
+}
+
+// A hinted is an error that says what to do next.
+type hinted struct {
+	error
+	hint string
+}
+
+func (e *hinted) Hint() string  { return e.hint }
+func (e *hinted) Unwrap() error { return e.error }
+
+// syncDir makes the names in a directory durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

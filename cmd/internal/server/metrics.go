@@ -1,0 +1,104 @@
+package server
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/keytide/keytide/events"
+	"github.com/keytide/keytide/keystore"
+	"github.com/keytide/keytide/replication"
+)
+
+// A collector reads the metrics from what the server knows when it is asked.
+type collector struct{ site *site }
+
+var (
+	metricEvent  = metric("keytide_ledger_event", "Newest event that this server has applied.", "ledger")
+	metricFresh  = metric("keytide_ledger_fresh", "1 while this server can prove that it is up to date.", "ledger")
+	metricAge    = metric("keytide_beacon_age_seconds", "Age of the newest beacon.", "ledger")
+	metricAlarms = metric("keytide_alarms", "Alarms that stand.", "ledger")
+	metricAgents = metric("keytide_agents_connected", "Agents' streams that are open.")
+	metricBehind = metric("keytide_agents_behind", "Open streams that have not been given the newest state.")
+	metricRing   = metric("keytide_ring_version", "Version of the ring.", "ring")
+	metricHeld   = metric("keytide_ring_held", "Servers that hold the ring's next rollover.", "ring")
+)
+
+func metric(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(name, help, labels, nil)
+}
+
+// Describe implements prometheus.Collector.
+func (c collector) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		metricEvent, metricFresh, metricAge, metricAlarms, metricAgents, metricBehind, metricRing, metricHeld,
+	} {
+		to <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c collector) Collect(to chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	for _, m := range []*replication.Member{c.site.keys, c.site.hosts} {
+		ledger := m.Replica().Pin().Kind.String()
+		n, _ := m.Replica().Watch()
+		fresh := m.Freshness()
+		standing := 0
+		for _, a := range m.Alarms() {
+			if a.Ended.IsZero() {
+				standing++
+			}
+		}
+		gauge(metricEvent, float64(n), ledger)
+		gauge(metricFresh, flag(fresh.State == events.Fresh), ledger)
+		gauge(metricAge, fresh.Age.Seconds(), ledger)
+		gauge(metricAlarms, float64(standing), ledger)
+	}
+	connected, behindCount := c.site.hub.Agents()
+	gauge(metricAgents, float64(connected))
+	gauge(metricBehind, float64(behindCount))
+	var rings []keystore.Ring
+	c.site.keys.Replica().Read(func(state *events.State) { rings = state.Rings() })
+	confirmed := c.site.service.confirmations()
+	for _, r := range rings {
+		gauge(metricRing, float64(r.Version), string(r.Name))
+		gauge(metricHeld, float64(len(behind(r, confirmed))), string(r.Name))
+	}
+}
+
+func flag(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// metrics serves /metrics, /healthz (the process lives) and /readyz (it serves
+// agents; a stale server does too).
+func (s *site) metrics() (http.Handler, error) {
+	registry := prometheus.NewRegistry()
+	for _, c := range []prometheus.Collector{
+		collector{s}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	} {
+		if err := registry.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{Timeout: 10 * time.Second}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("ok\n")) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if !s.ready.Load() {
+			http.Error(w, "not serving", http.StatusServiceUnavailable)
+			return
+		}
+		w.Write([]byte("ok\n"))
+	})
+	return mux, nil
+}

@@ -1,0 +1,256 @@
+package server
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/keytide/keytide/agentfeed/hub"
+	"github.com/keytide/keytide/cmd/internal/adminhttp"
+	"github.com/keytide/keytide/events"
+	"github.com/keytide/keytide/events/ledger"
+	"github.com/keytide/keytide/keystore/seal"
+	"github.com/keytide/keytide/replication"
+	"github.com/keytide/keytide/replication/bus"
+)
+
+// A site is one policy server with everything that it has opened.
+type site struct {
+	cfg Config
+	id  identity
+	log *slog.Logger
+
+	bus         *bus.Bus
+	keys, hosts *replication.Member
+	source      *source
+	hub         *hub.Hub
+	service     *service
+	retention   *retention
+
+	admin, feed *listener
+	listeners   []*listener // in the order in which they stop
+	ready       atomic.Bool
+
+	closers []func() error // run in reverse
+}
+
+// open reads every file, takes every lock and opens every port that the server
+// needs. After an error nothing stays open.
+func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *site, err error) {
+	s := &site{cfg: cfg, log: log}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	if s.id, err = loadIdentity(cfg.Dir); err != nil {
+		return nil, err
+	}
+	if err := s.id.fits(cfg); err != nil {
+		return nil, err
+	}
+	unlock, err := cfg.unlockKey()
+	if err != nil {
+		return nil, fmt.Errorf("unlock key: %w", err)
+	}
+	tokens, err := cfg.tokens()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.openBus(); err != nil {
+		return nil, err
+	}
+	if err := s.listen(); err != nil {
+		return nil, err
+	}
+	if err := s.openLedgers(ctx, unlock); err != nil {
+		return nil, err
+	}
+	return s, s.openFront(tokens)
+}
+
+// close gives everything back, last opened first.
+func (s *site) close() error {
+	var faults []error
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		faults = append(faults, s.closers[i]())
+	}
+	s.closers = nil
+	return errors.Join(faults...)
+}
+
+func (s *site) later(fn func() error) { s.closers = append(s.closers, fn) }
+
+func (s *site) openBus() error {
+	b, err := bus.Start(bus.Config{
+		StoreDir: filepath.Join(s.cfg.Dir, busDir), ServerName: s.id.Server, Listen: s.cfg.nats,
+		MaxStore: maxStore, Logger: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.bus = b
+	s.later(b.Close)
+	return nil
+}
+
+func (s *site) nats() string { return s.bus.ClientURL() }
+
+// openLedgers opens both ledgers and replicas, the key store key and, with it, the
+// server's signing key.
+func (s *site) openLedgers(ctx context.Context, unlock seal.UnlockKey) error {
+	pinKeys, pinHosts, err := s.id.pins()
+	if err != nil {
+		return err
+	}
+	keys, err := s.openLedger(ctx, events.Keys, pinKeys)
+	if err != nil {
+		return err
+	}
+	hosts, err := s.openLedger(ctx, events.Hosts, pinHosts)
+	if err != nil {
+		return err
+	}
+	slots, err := s.slots(ctx, keys)
+	if err != nil {
+		return err
+	}
+	ksk, err := seal.Unlock(s.id.KSK, slots, unlock, s.id.Store)
+	if err != nil {
+		return err
+	}
+	signing, err := s.id.openSigningKey(ksk)
+	if err != nil {
+		return err
+	}
+	if s.keys, err = s.member(keys, signing); err != nil {
+		return err
+	}
+	if s.hosts, err = s.member(hosts, signing); err != nil {
+		return err
+	}
+	return s.openSource(newVault(s.id.Store, ksk))
+}
+
+// An openedLedger is a ledger with its replica.
+type openedLedger struct {
+	log     *ledger.Ledger
+	replica *replication.Replica
+	nc      *nats.Conn
+}
+
+// openLedger opens what there is. It never makes a bucket: one that is missing has
+// been lost, and an empty one in its place would hide that.
+func (s *site) openLedger(ctx context.Context, kind events.Kind, genesis events.Hash) (openedLedger, error) {
+	file := filepath.Join(s.cfg.Dir, map[events.Kind]string{events.Keys: keysFile, events.Hosts: hostsFile}[kind])
+	pin := replication.Pin{Kind: kind, Store: s.id.Store, Epoch: s.id.Epoch, Genesis: genesis}
+	replica, err := replication.OpenReplica(file, pin)
+	if err != nil {
+		return openedLedger{}, err
+	}
+	s.later(replica.Close)
+	nc, err := s.bus.Connect(s.id.Server + " " + kind.String())
+	if err != nil {
+		return openedLedger{}, err
+	}
+	s.later(func() error { nc.Close(); return nil })
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return openedLedger{}, err
+	}
+	log, err := ledger.Open(ctx, js, events.BucketName(kind, s.id.Store, s.id.Epoch))
+	if errors.Is(err, events.ErrNoBucket) {
+		err = &hinted{error: err, hint: "the core has lost the ledger; this server's replica " + file + " still has it: keep that file"}
+	}
+	return openedLedger{log: log, replica: replica, nc: nc}, err
+}
+
+// member makes the server's part in one ledger.
+func (s *site) member(l openedLedger, key ed25519.PrivateKey) (*replication.Member, error) {
+	return replication.New(replication.MemberConfig{
+		Log: l.log, Replica: l.replica, Logger: s.log,
+		Identity: replication.Identity{
+			Server: s.id.Server, Region: s.id.Region, Address: s.feed.address(), Key: key,
+		},
+		Reconnect: l.nc.ForceReconnect,
+		Agents:    func() (connected, behind int) { return s.hub.Agents() },
+	})
+}
+
+// slots returns the key store key's unlock slots: the replica's, or, for a replica
+// that has just been made, the ledger's. They prove themselves when they open.
+func (s *site) slots(ctx context.Context, l openedLedger) ([][]byte, error) {
+	key := events.KSKKey(s.id.KSK)
+	value, ok := l.replica.Value(key)
+	if !ok {
+		found := errors.New("found")
+		ctx, cancel := context.WithTimeout(ctx, freshLimit)
+		defer cancel()
+		err := l.log.Follow(ctx, 1, func(e events.Entry) error {
+			if e.Key != key {
+				return nil
+			}
+			value = append([]byte{}, e.Value...)
+			return found
+		})
+		if !errors.Is(err, found) {
+			return nil, fmt.Errorf("the unlock slots of key store key %s: %w", s.id.KSK, err)
+		}
+	}
+	slots, err := events.DecodeKSK(value)
+	if err != nil {
+		return nil, fmt.Errorf("the unlock slots of key store key %s: %w", s.id.KSK, err)
+	}
+	return slots.Slots, nil
+}
+
+// openSource joins the replicas with the feed.
+func (s *site) openSource(v *vault) error {
+	servers := s.cfg.Feed.Servers
+	if len(servers) == 0 {
+		servers = []string{"https://" + s.feed.address()}
+	}
+	caPath := s.cfg.Feed.CA
+	if caPath == "" {
+		caPath = filepath.Join(s.cfg.Dir, caFile)
+	}
+	ca, err := os.ReadFile(caPath)
+	if err != nil {
+		return fmt.Errorf("the CA for agents: %w", err)
+	}
+	s.source = &source{
+		keys: s.keys, hosts: s.hosts, vault: v, servers: servers, ca: ca, log: s.log,
+		known: make(map[string]knownHost), changed: make(chan struct{}),
+	}
+	s.hub, err = hub.New(hub.Config{Source: s.source, Server: s.id.Server, Logger: s.log})
+	if err != nil {
+		return err
+	}
+	s.service = &service{id: s.id, keys: s.keys, hosts: s.hosts, vault: v, source: s.source, hub: s.hub}
+	s.retention = newRetention(s.service, s.log)
+	return nil
+}
+
+// openFront puts handlers on the listeners.
+func (s *site) openFront(tokens adminhttp.Tokens) error {
+	s.admin.handle(adminhttp.New(adminhttp.Config{
+		Service: s.service, Tokens: tokens, Version: "1", Logger: s.log,
+	}))
+	s.feed.handle(s.hub)
+	if l := s.metricsListener(); l != nil {
+		handler, err := s.metrics()
+		if err != nil {
+			return err
+		}
+		l.handle(handler)
+	}
+	return nil
+}

@@ -1,0 +1,159 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/keytide/keytide/events"
+	"github.com/keytide/keytide/keystore"
+	"github.com/keytide/keytide/keystore/adminapi"
+)
+
+const (
+	retentionPeriod = 10 * time.Second // between two rounds
+	retentionSave   = time.Minute      // of counted age may be lost by a crash
+)
+
+// A retention destroys old keys whose retention is over, each by an event.
+//
+// An old key's age is counted from the moment at which every server has confirmed
+// the event that retired it, and only in rounds in which this server was fresh: it
+// is time that passed while beacons came, by a clock that does not jump. A clock
+// that is set forward ends no session. What was counted is noted beside the
+// replica; a crash loses a minute of it at most, and the key then lives longer.
+type retention struct {
+	service *service
+	log     *slog.Logger
+	ages    map[keystore.N]time.Duration // by the event that retired the key
+	saved   map[keystore.N]time.Duration
+	last    time.Time // the round before; with a monotonic reading
+}
+
+func newRetention(s *service, log *slog.Logger) *retention {
+	return &retention{
+		service: s, log: log,
+		ages: make(map[keystore.N]time.Duration), saved: make(map[keystore.N]time.Duration),
+	}
+}
+
+// run goes round until ctx ends. A round that fails is logged, and the next one
+// tries again.
+func (r *retention) run(ctx context.Context) error {
+	ticker := time.NewTicker(retentionPeriod)
+	defer ticker.Stop()
+	for {
+		if err := r.round(ctx, time.Now()); err != nil && ctx.Err() == nil {
+			r.log.Error("old keys are not destroyed; trying again", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+func (r *retention) round(ctx context.Context, at time.Time) error {
+	elapsed := time.Duration(0)
+	if !r.last.IsZero() {
+		// A machine that slept counts no more than the rounds that it made.
+		elapsed = min(max(at.Sub(r.last), 0), 2*retentionPeriod)
+	}
+	r.last = at
+	if r.service.keys.Freshness().State != events.Fresh {
+		return nil
+	}
+	var rings []keystore.Ring
+	r.service.keys.Replica().Read(func(state *events.State) { rings = state.Rings() })
+	if err := r.count(rings, elapsed); err != nil {
+		return err
+	}
+	var faults []error
+	for _, ring := range rings {
+		due := ring.Due(at, func(n keystore.N) (time.Time, bool) {
+			age, ok := r.ages[n]
+			return at.Add(-age), ok
+		})
+		if len(due) > 0 {
+			faults = append(faults, r.destroy(ctx, ring, due))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// count adds the time since the last round to the age of every old key that all
+// servers have stopped to seal with.
+func (r *retention) count(rings []keystore.Ring, elapsed time.Duration) error {
+	all := keystore.N(1<<64 - 1)
+	for _, c := range r.service.confirmations() {
+		if !c.Excluded && !c.Forgotten {
+			all = min(all, c.Applied)
+		}
+	}
+	live := make(map[keystore.N]bool)
+	var faults []error
+	for _, ring := range rings {
+		for _, k := range ring.ByRole(keystore.Old) {
+			if k.Retired > all || live[k.Retired] {
+				continue
+			}
+			live[k.Retired] = true
+			faults = append(faults, r.older(k.Retired, elapsed))
+		}
+	}
+	for n := range r.ages {
+		if !live[n] {
+			delete(r.ages, n)
+			delete(r.saved, n)
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// older counts one age on. Ages are noted as times after 1970.
+func (r *retention) older(n keystore.N, elapsed time.Duration) error {
+	mark := fmt.Sprintf("retention %d", n)
+	age, ok := r.ages[n]
+	if !ok {
+		if at := r.service.keys.Replica().Mark(mark); !at.IsZero() {
+			age = at.Sub(time.Unix(0, 0))
+		}
+		r.ages[n], r.saved[n] = age, age
+		return nil
+	}
+	r.ages[n] = age + elapsed
+	if r.ages[n]-r.saved[n] < retentionSave {
+		return nil
+	}
+	r.saved[n] = r.ages[n]
+	return r.service.keys.Replica().SetMark(mark, time.Unix(0, 0).Add(r.ages[n]))
+}
+
+// destroy ends keys. The request id comes from the ring's version, so servers that
+// do so at once make one event.
+func (r *retention) destroy(ctx context.Context, ring keystore.Ring, due []keystore.KID) error {
+	receipt, _, err := r.service.commitRing(ctx, order{
+		actor: "keytide", ring: ring.Name,
+		intent: adminapi.Intent{
+			Request: fmt.Sprintf("retention/%s/%d", ring.Name, ring.Version), Reason: "retention is over",
+		},
+		decide: func(state *events.State) (keystore.Change, error) {
+			newest, err := ringOf(state, ring.Name)
+			if err == nil && newest.Version != ring.Version {
+				err = fmt.Errorf("ring %s: %w: it has changed since", ring.Name, events.ErrConflict)
+			}
+			if err != nil {
+				return keystore.Change{}, err
+			}
+			return newest.Destroy(due)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	r.log.Info("old keys destroyed", "ring", ring.Name, "keys", len(due), "n", receipt.N)
+	return nil
+}

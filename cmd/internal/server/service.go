@@ -1,0 +1,261 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/keytide/keytide/agentfeed/hub"
+	"github.com/keytide/keytide/cmd/internal/adminhttp"
+	"github.com/keytide/keytide/events"
+	"github.com/keytide/keytide/keystore"
+	"github.com/keytide/keytide/keystore/adminapi"
+	"github.com/keytide/keytide/keystore/host"
+	"github.com/keytide/keytide/keystore/seal"
+	"github.com/keytide/keytide/replication"
+)
+
+// A service carries out what the admin API asks for.
+type service struct {
+	id     identity
+	keys   *replication.Member
+	hosts  *replication.Member
+	vault  *vault
+	source *source
+	hub    *hub.Hub
+}
+
+var _ adminhttp.Service = (*service)(nil)
+
+// ring returns a ring as it is now. A ring that is not there is named.
+func (s *service) ring(name keystore.RingName) (ring keystore.Ring, err error) {
+	s.keys.Replica().Read(func(state *events.State) { ring, err = ringOf(state, name) })
+	return ring, err
+}
+
+func ringOf(state *events.State, name keystore.RingName) (keystore.Ring, error) {
+	ring, ok := state.Ring(name)
+	if !ok {
+		return keystore.Ring{}, &hinted{
+			error: fmt.Errorf("ring %s: %w", name, keystore.ErrNotFound),
+			hint:  "see which rings there are:  keytide ring list",
+		}
+	}
+	return ring, nil
+}
+
+// Rings implements adminhttp.Reader.
+func (s *service) Rings(context.Context) (adminapi.Rings, error) {
+	var rings []keystore.Ring
+	s.keys.Replica().Read(func(state *events.State) { rings = state.Rings() })
+	answer := adminapi.Rings{Rings: make([]adminapi.Ring, len(rings))}
+	for i, r := range rings {
+		answer.Rings[i] = ringView(s.id.Epoch, r)
+	}
+	return answer, nil
+}
+
+// Ring implements adminhttp.Reader.
+func (s *service) Ring(_ context.Context, name keystore.RingName) (adminapi.Ring, error) {
+	r, err := s.ring(name)
+	if err != nil {
+		return adminapi.Ring{}, err
+	}
+	return ringView(s.id.Epoch, r), nil
+}
+
+// Hosts implements adminhttp.Reader.
+func (s *service) Hosts(context.Context) (adminapi.Hosts, error) {
+	var hosts []host.Host
+	s.hosts.Replica().Read(func(state *events.State) { hosts = state.Hosts() })
+	agents := make(map[string]int)
+	for _, stream := range s.hub.Streams() {
+		agents[stream.Host]++
+	}
+	answer := adminapi.Hosts{Hosts: make([]adminapi.Host, len(hosts))}
+	for i, h := range hosts {
+		answer.Hosts[i] = hostView(h, agents[h.Name])
+	}
+	return answer, nil
+}
+
+// Status implements adminhttp.Reader.
+func (s *service) Status(context.Context) (adminapi.Status, error) {
+	var n keystore.N
+	var rings []keystore.Ring
+	s.keys.Replica().Read(func(state *events.State) { n, rings = state.N(), state.Rings() })
+	confirmed := s.confirmations()
+	answer := adminapi.Status{
+		Store: s.id.Store, Epoch: s.id.Epoch, N: n,
+		Servers: s.servers(n), Rings: make([]adminapi.RingStatus, len(rings)),
+	}
+	for i, r := range rings {
+		answer.Rings[i] = adminapi.RingStatus{Name: string(r.Name), Version: r.Version, HeldBy: behind(r, confirmed)}
+	}
+	for _, m := range []*replication.Member{s.keys, s.hosts} {
+		for _, a := range m.Alarms() {
+			if a.Ended.IsZero() {
+				answer.Alarms = append(answer.Alarms, adminapi.Alarm{
+					Ledger: m.Replica().Pin().Kind.String(), Kind: string(a.Kind), Text: a.Why,
+				})
+			}
+		}
+	}
+	return answer, nil
+}
+
+// servers lists the policy servers: this one by what it knows of itself, others by
+// their records.
+func (s *service) servers(n keystore.N) []adminapi.Server {
+	fresh := s.keys.Freshness()
+	if hosts := s.hosts.Freshness(); fresh.State == events.Fresh && hosts.State != events.Fresh {
+		fresh = hosts
+	}
+	connected, lagging := s.hub.Agents()
+	servers := []adminapi.Server{{
+		ID: s.id.Server, Region: s.id.Region, State: fresh.State.String(), N: n, AgeMS: fresh.Age.Milliseconds(),
+		Agents: connected, AgentsBehind: lagging, Why: fresh.Why,
+	}}
+	for _, v := range s.keys.Servers() {
+		if v.Record.ID == s.id.Server {
+			continue
+		}
+		servers = append(servers, adminapi.Server{
+			ID: v.Record.ID, Region: v.Record.Region, State: v.Record.State.String(), N: v.Record.Applied.N,
+			AgeMS: v.Age.Milliseconds(), ClockOffsetMS: v.Record.ClockOffset.Milliseconds(),
+			Agents: int(v.Record.Agents), AgentsBehind: int(v.Record.AgentsBehind),
+		})
+	}
+	return servers
+}
+
+// confirmer returns what every member of a state has confirmed: others by their
+// signed records as they stand now, this server by what is on its disk. What it
+// returns asks neither replica nor member for the state, so that it may be called
+// while the state is read.
+func (s *service) confirmer() func(*events.State) []keystore.Confirmation {
+	applied := make(map[string]keystore.N)
+	for _, v := range s.keys.Servers() {
+		applied[v.Record.ID] = v.Record.Applied.N
+	}
+	return func(state *events.State) []keystore.Confirmation {
+		applied[s.id.Server], _ = s.keys.Replica().Durable()
+		members := state.Members()
+		confirmed := make([]keystore.Confirmation, len(members))
+		for i, m := range members {
+			confirmed[i] = keystore.Confirmation{Server: m.ID, Region: m.Region, Applied: applied[m.ID]}
+		}
+		return confirmed
+	}
+}
+
+// confirmations are those of the members as they are now.
+func (s *service) confirmations() (confirmed []keystore.Confirmation) {
+	from := s.confirmer()
+	s.keys.Replica().Read(func(state *events.State) { confirmed = from(state) })
+	return confirmed
+}
+
+// behind names the servers that have not confirmed a ring's keys.
+func behind(r keystore.Ring, confirmed []keystore.Confirmation) []string {
+	names := []string{}
+	for _, c := range confirmed {
+		if !c.Excluded && !c.Forgotten && c.Applied < r.Changed {
+			names = append(names, c.Server)
+		}
+	}
+	return names
+}
+
+// Reach implements adminhttp.Reader.
+func (s *service) Reach(_ context.Context, name keystore.RingName, n keystore.N) (adminapi.Reach, error) {
+	if _, err := s.ring(name); err != nil {
+		return adminapi.Reach{}, err
+	}
+	fed := s.source.position().keys.N >= n
+	answer := adminapi.Reach{Ring: string(name), N: n, Lacking: []string{}}
+	for _, stream := range s.hub.Streams() {
+		if granted, ok := s.source.Host(stream.Host); !ok || !slices.Contains(granted.Rings, name) {
+			continue
+		}
+		answer.Connected++
+		if (!fed || stream.Behind) && !slices.Contains(answer.Lacking, stream.Host) {
+			answer.Lacking = append(answer.Lacking, stream.Host)
+		}
+	}
+	slices.Sort(answer.Lacking)
+	return answer, nil
+}
+
+// Preview implements adminhttp.Reader.
+func (s *service) Preview(_ context.Context, name keystore.RingName, force bool) (adminapi.Preview, error) {
+	r, err := s.ring(name)
+	if err != nil {
+		return adminapi.Preview{}, err
+	}
+	req := keystore.Rollover{
+		Trigger: keystore.Manual, Future: keystore.NewKey{KID: seal.Generate().KID(), Created: now()}, Now: now(),
+		Force: force, Servers: s.confirmations(),
+	}
+	change, err := r.Rollover(req)
+	answer := adminapi.Preview{
+		Ring: string(name), Version: r.Version + 1, Allowed: err == nil,
+		Changes: []adminapi.RoleChange{}, Destroyed: []string{}, Behind: behind(r, req.Servers), LoggedOut: "nobody",
+	}
+	if err != nil {
+		if !errors.Is(err, keystore.ErrRefused) {
+			return adminapi.Preview{}, err
+		}
+		problem, _ := adminhttp.ProblemOf(err)
+		answer.Refused = &problem
+		req.Force = true
+		if change, err = r.Rollover(req); err != nil {
+			return answer, nil // what is refused with force too has no effects to show
+		}
+	}
+	after, err := r.Apply(change, keystore.EventRef{N: r.Last.N + 1, At: req.Now})
+	if err != nil {
+		return adminapi.Preview{}, err
+	}
+	answer.Changes = roleChanges(r, after)
+	answer.Destroyed = append(answer.Destroyed, kidTexts(change.Destroyed)...)
+	answer.LoggedOut = loggedOut(r, change, answer.Behind)
+	return answer, nil
+}
+
+func roleChanges(before, after keystore.Ring) []adminapi.RoleChange {
+	changes := []adminapi.RoleChange{}
+	for _, k := range after.Keys {
+		old, ok := before.Key(k.KID)
+		switch {
+		case !ok:
+			changes = append(changes, adminapi.RoleChange{To: k.Role.String()})
+		case old.Role != k.Role:
+			changes = append(changes, adminapi.RoleChange{KID: k.KID.String(), From: old.Role.String(), To: k.Role.String()})
+		}
+	}
+	for _, k := range before.Keys {
+		if _, ok := after.Key(k.KID); !ok {
+			changes = append(changes, adminapi.RoleChange{KID: k.KID.String(), From: k.Role.String()})
+		}
+	}
+	return changes
+}
+
+// loggedOut says whose sessions a rollover would end.
+func loggedOut(r keystore.Ring, c keystore.Change, behind []string) string {
+	text := ""
+	for _, kid := range c.Destroyed {
+		if k, ok := r.Key(kid); ok && now().Before(k.RetiredAt.Add(r.Policy.MaxSession)) {
+			text += fmt.Sprintf("sessions under key %s, which was current until %s; ", kid, k.RetiredAt.UTC().Format("2006-01-02T15:04:05Z"))
+		}
+	}
+	if len(behind) > 0 {
+		text += "agents of servers that are behind would refuse cookies sealed elsewhere until they have caught up; "
+	}
+	if text == "" {
+		return "nobody"
+	}
+	return text[:len(text)-2]
+}
