@@ -1,0 +1,295 @@
+package hub_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/keytide/keytide/agentfeed/hub"
+	"github.com/keytide/keytide/agentfeed/internal/wire"
+	"github.com/keytide/keytide/keystore"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const patience = 60 * time.Second
+
+func material(first byte) keystore.Material {
+	m, err := keystore.NewMaterial(append([]byte{first}, bytes.Repeat([]byte{0xab}, 31)...))
+	if err != nil {
+		panic(err)
+	}
+	return m
+}
+
+// A source is a hub's, under the test's control.
+type source struct {
+	mu    sync.Mutex
+	state *hub.State
+	next  chan struct{}
+	hosts map[string]hub.Host
+	stale bool
+}
+
+func set(name keystore.RingName, version keystore.Version) *keystore.KeySet {
+	s := &keystore.KeySet{Ring: name, Epoch: 1, Version: version, Mode: keystore.ModeDynamic}
+	for i, role := range []keystore.Role{keystore.Current, keystore.Static, keystore.SessionTicket} {
+		m := material(byte(version)*8 + byte(i) + byte(len(name)))
+		s.Keys = append(s.Keys, keystore.SetKey{KID: m.KID(), Role: role, Seals: i == 0, Material: m})
+	}
+	return s
+}
+
+// newSource has the rings sso and intranet, and the hosts web-1 (sso), gone (revoked)
+// and late (whose former secret is material(3)).
+func newSource() *source {
+	secret := func(first byte, retired bool) hub.Secret {
+		return hub.Secret{KID: material(first).KID(), Material: material(first), Retired: retired}
+	}
+	sso := []keystore.RingName{"sso"}
+	return &source{
+		next: make(chan struct{}),
+		state: &hub.State{V: "1.2-1.2", Servers: []string{"https://ps-1:7443"},
+			Rings: map[keystore.RingName]*keystore.KeySet{"sso": set("sso", 1), "intranet": set("intranet", 1)}},
+		hosts: map[string]hub.Host{
+			"web-1": {Name: "web-1", Rings: []keystore.RingName{"sso", "sso", "nosuch"}, Secrets: []hub.Secret{secret(1, false)}},
+			"gone":  {Name: "gone", Rings: sso, Secrets: []hub.Secret{secret(2, false)}, Revoked: true},
+			"late":  {Name: "late", Rings: sso, Secrets: []hub.Secret{secret(3, true), secret(4, false)}},
+		},
+	}
+}
+
+func (s *source) change(f func(*source)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state != nil {
+		next := *s.state
+		s.state = &next
+	}
+	f(s)
+	close(s.next)
+	s.next = make(chan struct{})
+}
+
+func (s *source) Watch() (*hub.State, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state, s.next
+}
+
+func (s *source) AsOf() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stale {
+		return time.Now().Add(-time.Hour)
+	}
+	return time.Now()
+}
+
+func (s *source) Host(name string) (hub.Host, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h, ok := s.hosts[name]
+	return h, ok
+}
+
+// A bench is a hub that serves over TLS, and its log.
+type bench struct {
+	*httptest.Server
+	t      *testing.T
+	source *source
+	hub    *hub.Hub
+	log    *logBuffer
+}
+
+func newBench(t *testing.T, edit ...func(*hub.Config)) *bench {
+	t.Helper()
+	b := &bench{t: t, source: newSource(), log: new(logBuffer)}
+	config := hub.Config{Source: b.source, Server: "ps-1", Logger: slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	for _, f := range edit {
+		f(&config)
+	}
+	var err error
+	if b.hub, err = hub.New(config); err != nil {
+		t.Fatal(err)
+	}
+	b.Server = httptest.NewUnstartedServer(b.hub)
+	b.EnableHTTP2 = true
+	b.StartTLS()
+	t.Cleanup(func() {
+		b.CloseClientConnections()
+		b.Close()
+	})
+	return b
+}
+
+// An ask is one request for the feed.
+type ask struct {
+	host    string
+	secret  keystore.Material
+	kid     keystore.KID // zero: that of secret
+	skew    time.Duration
+	applied string
+	edit    func(*http.Request)
+	nonce   wire.Nonce
+}
+
+func web1() ask { return ask{host: "web-1", secret: material(1), nonce: wire.NewNonce()} }
+
+func (b *bench) request(a ask) *http.Request {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.t.Context(), patience)
+	b.t.Cleanup(cancel)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, b.URL+"/v1/feed", nil)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	auth := wire.Authorization{Host: a.host, KID: a.kid, Time: time.Now().Add(a.skew).Unix(), Nonce: a.nonce, Applied: a.applied}
+	if auth.KID == (keystore.KID{}) {
+		auth.KID = a.secret.KID()
+	}
+	if err := auth.Sign(a.secret, r.Method, "/v1/feed"); err != nil {
+		b.t.Fatal(err)
+	}
+	r.Header.Set("Authorization", auth.String())
+	if a.edit != nil {
+		a.edit(r)
+	}
+	return r
+}
+
+func (b *bench) do(r *http.Request) *http.Response {
+	b.t.Helper()
+	response, err := b.Client().Do(r)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { response.Body.Close() })
+	return response
+}
+
+// answer is a whole answer.
+type answer struct {
+	*http.Response
+	body    string
+	problem string // its name; "" = none
+}
+
+func (b *bench) poll(a ask) answer {
+	b.t.Helper()
+	return read(b.t, b.do(b.request(a)))
+}
+
+func read(t *testing.T, response *http.Response) answer {
+	t.Helper()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := answer{Response: response, body: string(body)}
+	if response.Header.Get("Content-Type") == "application/problem+json" {
+		var p wire.Problem
+		if err := json.Unmarshal(body, &p); err != nil {
+			t.Fatal(err)
+		}
+		if p.Status != response.StatusCode || p.Title == "" {
+			t.Errorf("problem %s with HTTP status %d", body, response.StatusCode)
+		}
+		a.problem = strings.TrimPrefix(p.Type, wire.ProblemPrefix)
+	}
+	return a
+}
+
+// A tap is an open stream.
+type tap struct {
+	t       *testing.T
+	ask     ask
+	body    io.Closer
+	events  *wire.Reader
+	channel *wire.Channel
+}
+
+func (b *bench) stream(a ask) *tap {
+	b.t.Helper()
+	r := b.request(a)
+	r.Header.Set("Accept", "text/event-stream")
+	response := b.do(r)
+	if response.StatusCode != http.StatusOK || response.Header.Get("Content-Type") != "text/event-stream" ||
+		response.Header.Get("X-Accel-Buffering") != "no" || response.Header.Get("Cache-Control") != "no-store, no-transform" {
+		b.t.Fatalf("stream: %s %v", response.Status, response.Header)
+	}
+	s := &tap{t: b.t, ask: a, body: response.Body, events: wire.NewReader(response.Body)}
+	var hello wire.Hello
+	s.next(wire.EventHello, &hello)
+	server, err := wire.ParseNonce(hello.SN)
+	if err != nil || hello.Proto != 1 || hello.Server != "ps-1" || hello.Heartbeat <= 0 {
+		b.t.Errorf("hello = %+v: %v", hello, err)
+	}
+	if s.channel, err = wire.NewChannel(a.secret, a.host, a.nonce, server); err != nil {
+		b.t.Fatal(err)
+	}
+	return s
+}
+
+// next reads one event of this name into v.
+func (s *tap) next(name string, v any) wire.Event {
+	s.t.Helper()
+	e, err := s.events.Next()
+	if err != nil {
+		s.t.Fatalf("waiting for %s: %v", name, err)
+	}
+	if e.Name != name {
+		s.t.Fatalf("got event %s %s, want %s", e.Name, e.Data, name)
+	}
+	if err := json.Unmarshal(e.Data, v); err != nil {
+		s.t.Fatal(err)
+	}
+	return e
+}
+
+func (s *tap) open(name string, v any) wire.Envelope {
+	s.t.Helper()
+	var envelope wire.Envelope
+	e := s.next(name, &envelope)
+	if err := s.channel.Open(name, envelope, v); err != nil {
+		s.t.Fatal(err)
+	}
+	if name == wire.EventRing && e.ID != envelope.V {
+		s.t.Errorf("id %q of a state at %q", e.ID, envelope.V)
+	}
+	return envelope
+}
+
+func (s *tap) state() wire.State {
+	s.t.Helper()
+	var state wire.State
+	s.open(wire.EventRing, &state)
+	return state
+}
+
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
