@@ -18,14 +18,13 @@ func TestAllocatesNothing(t *testing.T) {
 	unknown := mustSeal(t, newCodec(t, cookie.Config{Ring: ringOf(dynamicSet(t, 200, 0))}), string(payload))
 	elsewhere := mustSeal(t, newCodec(t, cookie.Config{Ring: r, Context: "elsewhere"}), string(payload))
 	mustOpen(t, newCodec(t, cookie.Config{Ring: r, Context: "elsewhere"}), elsewhere, string(payload))
-	flipped := bytes.Clone(good)
-	flipped[100] ^= 1
+	flipped := changedAt(good, 100)
 	badCharacter := bytes.Clone(good)
 	badCharacter[100] = '\n'
 	garbage := bytes.Repeat([]byte("x"), len(good))
 
 	buf := make([]byte, 0, cookie.MaxToken)
-	var text string = string(good)
+	text := string(good)
 	opened := mustOpen(t, c, good, string(payload))
 	for name, fn := range map[string]func() error{
 		"seal":   func() error { _, err := c.Seal(buf, payload); return err },

@@ -35,9 +35,7 @@ func TestForgersFillNothing(t *testing.T) {
 	c := newCodec(t, cookie.Config{Ring: ringOf(dynamicSet(t, 5, 3))})
 	token := mustSeal(t, c, "x")
 	for i := 12; i < 32; i++ {
-		changed := append([]byte(nil), token...)
-		changed[i] ^= 1
-		wantRefused(t, c, changed, cookie.Unauthentic, cookie.Malformed)
+		wantRefused(t, c, changedAt(token, i), cookie.Unauthentic)
 	}
 	if n := c.Subkeys(); n != 1 {
 		t.Errorf("%d subkeys kept, want the sealer's own", n)

@@ -1,6 +1,7 @@
 package cookie_test
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"sync/atomic"
@@ -82,6 +83,15 @@ func mustOpen(tb testing.TB, c *cookie.Codec, token []byte, want string) cookie.
 		tb.Fatalf("Payload = %q, want %q", o.Payload, want)
 	}
 	return o
+}
+
+// changedAt returns the token with another character of the alphabet at i.
+func changedAt(token []byte, i int) []byte {
+	changed := bytes.Clone(token)
+	if changed[i] = 'A'; token[i] == 'A' {
+		changed[i] = 'B'
+	}
+	return changed
 }
 
 func wantRefused(tb testing.TB, c *cookie.Codec, token []byte, want ...cookie.Reason) {
