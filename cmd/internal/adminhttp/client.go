@@ -21,9 +21,9 @@ import (
 )
 
 const (
-	// callTimeout bounds one request; the longest, a verification of a long
-	// history, reads a million events in seconds.
-	callTimeout = 60 * time.Second
+	// callTimeout bounds one request: the longest, a verification of a million
+	// events, takes a minute.
+	callTimeout = 2 * time.Minute
 	// maxAnswer bounds an answer, in bytes: a history of a million events.
 	maxAnswer = 512 << 20
 	// rounds is how often every server of the profile is tried.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -16,6 +17,13 @@ import (
 // maxBody bounds a request's body, in bytes. The largest request there is, a
 // host with some thousand rings, stays below it.
 const maxBody = 64 << 10
+
+// A request is given up after this time. A change whose event may have been sent
+// by then is answered as unknown, and the same request finds it later.
+const (
+	readLimit   = 110 * time.Second // reading the whole log
+	changeLimit = 20 * time.Second
+)
 
 // Config is what the handler needs. All fields must be set.
 type Config struct {
@@ -59,7 +67,13 @@ type api struct {
 func register[I, O any](a *api, op huma.Operation, handle func(context.Context, *I) (O, error)) {
 	type output struct{ Body O }
 	op.MaxBodyBytes = maxBody
+	limit := changeLimit
+	if op.Method == http.MethodGet {
+		limit = readLimit
+	}
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*output, error) {
+		ctx, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
 		body, err := handle(ctx, in)
 		if err != nil {
 			return nil, explain(ctx, a.Logger, err)

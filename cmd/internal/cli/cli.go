@@ -8,8 +8,8 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -95,8 +95,12 @@ func chooseSubcommand(cmd *cobra.Command, args []string) error {
 	}
 	err := usagef(cmd, "unknown command %q", args[0])
 	cmd.SuggestionsMinimumDistance = 2
-	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		err.hint = fmt.Sprintf("did you mean:  %s %s", cmd.CommandPath(), near[0])
+	near := cmd.SuggestionsFor(args[0])
+	for i := range near {
+		near[i] = cmd.CommandPath() + " " + near[i]
+	}
+	if len(near) > 0 {
+		err.hint = "did you mean:  " + strings.Join(near, "  or  ")
 	}
 	return err
 }

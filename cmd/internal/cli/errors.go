@@ -50,7 +50,7 @@ func exitCode(err error) int {
 
 // report tells a person what went wrong, and each line of the hint after it.
 func report(w io.Writer, err error) {
-	fmt.Fprintf(w, "error: %v\n", err)
+	fmt.Fprintf(w, "error: %s\n", strings.ReplaceAll(err.Error(), "\n", "\n       "))
 	hint := strings.TrimSpace(adminhttp.HintOf(err))
 	if hint == "" {
 		return

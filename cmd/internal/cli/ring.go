@@ -79,7 +79,7 @@ func printKeys(w io.Writer, keys []adminapi.Key) {
 		case k.Seals:
 			does = "seals and opens"
 		case k.Role == "session_ticket":
-			does = "stays at the policy servers"
+			does = "seals session tickets"
 		}
 		rows[i] = []string{k.Role, k.KID, stamp(k.CreatedAt), does}
 	}

@@ -86,6 +86,8 @@ func (a *app) coreInit() *cobra.Command {
 	flags.StringVar(&cfg.Server, "server", "", "the server's `ID`")
 	flags.StringVar(&cfg.Listen, "listen", "127.0.0.1:7480", "`ADDRESS` of the admin API")
 	flags.StringVar(&cfg.FeedListen, "feed-listen", "127.0.0.1:7443", "`ADDRESS` of the agents' feed")
+	flags.StringVar(&cfg.UnlockFile, "unlock-file", "", "the unlock key's `FILE`; made if there is none (default DIR/unlock.key)")
+	flags.StringVar(&cfg.PassphraseFile, "passphrase-file", "", "a `FILE` with a passphrase, instead of an unlock key")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var missing []string
 		for _, flag := range []string{"dir", "store", "region", "server"} {
@@ -102,7 +104,7 @@ func (a *app) coreInit() *cobra.Command {
 		}
 		printFields(a.Stdout, made.Fields...)
 		fmt.Fprintf(a.Stdout, "\nStart it:   keytide server --config %s\nThen:       keytide --client %s status\n", made.Config, made.Client)
-		fmt.Fprintln(a.Stdout, "Keep unlock.key apart from the data and its backups: whoever has both has every key.")
+		fmt.Fprintf(a.Stdout, "\nKeep %s apart from the data and its backups:\nwhoever has both has every key, and without it nobody has any.\n", made.Unlock)
 		return nil
 	}
 	return cmd

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/keytide/keytide/events"
@@ -57,6 +58,8 @@ func (s *service) commitRing(ctx context.Context, o order) (replication.Receipt,
 		return receipt, keystore.Ring{}, usedRequest(o.intent.Request, receipt.N)
 	}
 	ring, err := s.ringAfter(ctx, o.ring, receipt.N)
+	s.log.Info("ring changed", "ring", string(o.ring), "version", uint64(ring.Version), "n", uint64(receipt.N),
+		"type", receipt.Event.Type.String(), "actor", o.actor)
 	return receipt, ring, err
 }
 
@@ -137,15 +140,27 @@ func (s *service) CreateRing(ctx context.Context, actor string, req adminapi.Cre
 					hint:  "change its policy with:  keytide ring set " + string(name),
 				}
 			}
-			return keystore.Create(name, policy, keystore.FirstKeys{
+			change, err := keystore.Create(name, policy, keystore.FirstKeys{
 				Current: keys[0], Future: keys[1], Static: keys[2], SessionTicket: keys[3],
 			})
+			return change, creating(name, err)
 		},
 	})
 	if err != nil {
 		return adminapi.RingChanged{}, err
 	}
 	return s.changed(receipt, ring), nil
+}
+
+// creating gives a refused policy a hint that works for a ring that is not there
+// yet: only a ring's change of policy can be forced.
+func creating(name keystore.RingName, err error) error {
+	var refused *keystore.RetainError
+	if !errors.As(err, &refused) {
+		return err
+	}
+	hint := strings.TrimSuffix(refused.Hint(), "to set it all the same:  --force")
+	return &hinted{error: err, hint: hint + "to have it all the same, create the ring without it, then:  keytide ring set " + string(name) + " --force …"}
 }
 
 // SetPolicy implements adminhttp.Changer.
@@ -232,6 +247,7 @@ func (s *service) RegisterHost(ctx context.Context, actor string, req adminapi.R
 	if err != nil {
 		return adminapi.Registered{}, err
 	}
+	s.log.Info("host registered", "host", req.Name, "n", uint64(receipt.N), "actor", actor)
 	return s.registered(receipt, req)
 }
 

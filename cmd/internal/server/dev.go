@@ -24,7 +24,7 @@ type DevConfig struct {
 	Ready      func(Ready)
 	Logger     *slog.Logger
 
-	step func(string) error // of the making; tests end there
+	step func(string) // of the making: tests die there
 }
 
 // devRing is the ring that a development store begins with.

@@ -39,8 +39,7 @@ type making struct {
 	unlock func() (seal.UnlockKey, error)
 	// extra writes the files that differ: profile and configuration.
 	extra func(m *making) error
-	// step is called before each step with its name; tests end there.
-	step func(string) error
+	step  func(string) // if set, called before each step with its name: tests die there
 }
 
 // make builds the directory. There must be nothing under its name, or an empty
@@ -51,6 +50,11 @@ func (m *making) make(ctx context.Context) (err error) {
 		return err
 	}
 	defer lock.Close()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(m.temp)) // it holds secrets
+		}
+	}()
 	for _, step := range []struct {
 		name string
 		run  func(context.Context) error
@@ -63,9 +67,7 @@ func (m *making) make(ctx context.Context) (err error) {
 		{"name", func(context.Context) error { return m.rename() }},
 	} {
 		if m.step != nil {
-			if err := m.step(step.name); err != nil {
-				return err
-			}
+			m.step(step.name)
 		}
 		if err := step.run(ctx); err != nil {
 			return fmt.Errorf("making the store %s: %s: %w", m.dir, step.name, err)

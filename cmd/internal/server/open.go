@@ -234,7 +234,7 @@ func (s *site) openSource(v *vault) error {
 	if err != nil {
 		return err
 	}
-	s.service = &service{id: s.id, keys: s.keys, hosts: s.hosts, vault: v, source: s.source, hub: s.hub}
+	s.service = &service{id: s.id, keys: s.keys, hosts: s.hosts, vault: v, source: s.source, hub: s.hub, log: s.log}
 	s.retention = newRetention(s.service, s.log)
 	return nil
 }

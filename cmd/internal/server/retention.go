@@ -135,7 +135,7 @@ func (r *retention) older(n keystore.N, elapsed time.Duration) error {
 // destroy ends keys. The request id comes from the ring's version, so servers that
 // do so at once make one event.
 func (r *retention) destroy(ctx context.Context, ring keystore.Ring, due []keystore.KID) error {
-	receipt, _, err := r.service.commitRing(ctx, order{
+	_, _, err := r.service.commitRing(ctx, order{
 		actor: "keytide", ring: ring.Name,
 		intent: adminapi.Intent{
 			Request: fmt.Sprintf("retention/%s/%d", ring.Name, ring.Version), Reason: "retention is over",
@@ -151,9 +151,5 @@ func (r *retention) destroy(ctx context.Context, ring keystore.Ring, due []keyst
 			return newest.Destroy(due)
 		},
 	})
-	if err != nil {
-		return err
-	}
-	r.log.Info("old keys destroyed", "ring", ring.Name, "keys", len(due), "n", receipt.N)
-	return nil
+	return err
 }

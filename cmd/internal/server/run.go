@@ -66,9 +66,12 @@ func (s *site) serve(ctx context.Context, hooks Hooks) error {
 	if err == nil {
 		select {
 		case <-ctx.Done():
-			s.log.Info("stopping")
 		case <-dead.Done(): // a part has died: g.Wait says which and why
 		}
+	}
+	if ctx.Err() != nil {
+		s.log.Info("stopping")
+		err = nil // whatever the start was at, it was told to stop
 	}
 	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
 	defer cancel()

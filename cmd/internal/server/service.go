@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 
 	"github.com/keytide/keytide/agentfeed/hub"
@@ -24,6 +25,7 @@ type service struct {
 	vault  *vault
 	source *source
 	hub    *hub.Hub
+	log    *slog.Logger
 }
 
 var _ adminhttp.Service = (*service)(nil)

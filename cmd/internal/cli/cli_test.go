@@ -1,0 +1,211 @@
+package cli_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/keytide/keytide/cmd/internal/cli"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"keytide": func() { os.Exit(run()) }})
+}
+
+// run is the program's main, with the test's surroundings.
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return cli.Main(ctx, cli.Env{
+		Args: os.Args[1:], Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		Getenv: os.Getenv, Home: os.UserConfigDir, Person: os.Getenv("PERSON") != "", Version: "v0.0.0-test",
+	})
+}
+
+// TestScripts runs testdata/*.txtar. Beside testscript's own, scripts have these
+// commands:
+//
+//	serve NAME ARG...     run keytide ARG... until it is ready; sets $ADMIN, $FEED and $KEYTIDE_CLIENT
+//	stop NAME             interrupt it; it must exit with 0
+//	kill NAME             kill it as a power cut would
+//	log NAME              print what it wrote to standard error
+//	exits CODE ARG...     run keytide ARG...; it must exit with CODE
+//	fields PATH NAME...   the JSON of the last output has, at PATH, these fields and no others
+//	save VAR PATH         keep the JSON value at PATH
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(env *testscript.Env) error {
+			env.Values[serversKey{}] = &servers{byName: make(map[string]*process)}
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"serve": serve, "stop": stop, "kill": kill, "log": printLog, "exits": exits, "fields": fields, "save": save,
+		},
+	})
+}
+
+type serversKey struct{}
+
+type servers struct {
+	mu     sync.Mutex
+	byName map[string]*process
+}
+
+// A process is a server that a script has started.
+type process struct {
+	cmd    *exec.Cmd
+	log    string // file of its standard error
+	exited chan struct{}
+	err    error // of Wait, once exited is closed
+}
+
+func named(ts *testscript.TestScript, name string) *process {
+	all := ts.Value(serversKey{}).(*servers)
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	p, ok := all.byName[name]
+	if !ok {
+		ts.Fatalf("no server %s was started", name)
+	}
+	return p
+}
+
+func command(ts *testscript.TestScript, args ...string) *exec.Cmd {
+	program, err := exec.LookPath("keytide")
+	ts.Check(err)
+	cmd := exec.Command(program, args...)
+	cmd.Dir = ts.MkAbs(".")
+	for _, name := range []string{"HOME", "PATH", "XDG_CONFIG_HOME", "KEYTIDE_CLIENT", "PERSON"} {
+		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+	}
+	return cmd
+}
+
+const patience = 60 * time.Second // bounds a wait whose condition never comes
+
+func serve(ts *testscript.TestScript, _ bool, args []string) {
+	p := &process{cmd: command(ts, args[1:]...), log: ts.MkAbs(args[0] + ".log"), exited: make(chan struct{})}
+	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	ts.Check(err)
+	defer log.Close()
+	p.cmd.Stderr = log
+	stdout, err := p.cmd.StdoutPipe()
+	ts.Check(err)
+	ts.Check(p.cmd.Start())
+	ready := make(chan string, 1)
+	go func() {
+		defer close(p.exited)
+		lines := bufio.NewScanner(stdout)
+		for lines.Scan() {
+			ready <- lines.Text()
+		}
+		p.err = p.cmd.Wait()
+	}()
+	ts.Defer(func() { p.cmd.Process.Kill(); <-p.exited })
+	all := ts.Value(serversKey{}).(*servers)
+	all.mu.Lock()
+	all.byName[args[0]] = p
+	all.mu.Unlock()
+	select {
+	case line := <-ready:
+		rest, ok := strings.CutPrefix(line, "keytide ready ")
+		if !ok {
+			ts.Fatalf("first line is %q", line)
+		}
+		for _, field := range strings.Fields(rest) {
+			name, value, _ := strings.Cut(field, "=")
+			ts.Setenv(map[string]string{"admin": "ADMIN", "feed": "FEED", "client": "KEYTIDE_CLIENT", "nats": "NATS"}[name], value)
+		}
+	case <-p.exited:
+		text, _ := os.ReadFile(p.log)
+		ts.Fatalf("%s ended before it was ready: %v\n%s", args[0], p.err, text)
+	case <-time.After(patience):
+		ts.Fatalf("%s was not ready within %v", args[0], patience)
+	}
+}
+
+func stop(ts *testscript.TestScript, _ bool, args []string) {
+	p := named(ts, args[0])
+	ts.Check(p.cmd.Process.Signal(os.Interrupt))
+	select {
+	case <-p.exited:
+		ts.Check(p.err)
+	case <-time.After(patience):
+		ts.Fatalf("%s did not stop within %v", args[0], patience)
+	}
+}
+
+func kill(ts *testscript.TestScript, _ bool, args []string) {
+	p := named(ts, args[0])
+	ts.Check(p.cmd.Process.Kill())
+	<-p.exited
+}
+
+func printLog(ts *testscript.TestScript, _ bool, args []string) {
+	text, err := os.ReadFile(named(ts, args[0]).log)
+	ts.Check(err)
+	ts.Stdout().Write(text)
+}
+
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	cmd := command(ts, args[1:]...)
+	cmd.Stdout, cmd.Stderr = ts.Stdout(), ts.Stderr()
+	cmd.Run()
+	if got := cmd.ProcessState.String(); got != "exit status "+args[0] {
+		ts.Fatalf("%s, want exit status %s", got, args[0])
+	}
+}
+
+// at returns the value of the last output's JSON at a path such as keys.0.role.
+func at(ts *testscript.TestScript, path string) any {
+	var v any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &v))
+	for _, step := range strings.FieldsFunc(path, func(r rune) bool { return r == '.' }) {
+		switch inner := v.(type) {
+		case map[string]any:
+			v = inner[step]
+		case []any:
+			if step != "0" || len(inner) == 0 {
+				ts.Fatalf("%s: only the first element of a list that has one", path)
+			}
+			v = inner[0]
+		default:
+			ts.Fatalf("%s: nothing at %s", path, step)
+		}
+	}
+	return v
+}
+
+func fields(ts *testscript.TestScript, _ bool, args []string) {
+	object, ok := at(ts, args[0]).(map[string]any)
+	if !ok {
+		ts.Fatalf("%s is not an object", args[0])
+	}
+	var names []string
+	for name := range object {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	want := slices.Sorted(slices.Values(args[1:]))
+	if !slices.Equal(names, want) {
+		ts.Fatalf("fields at %s = %v, want %v", args[0], names, want)
+	}
+}
+
+func save(ts *testscript.TestScript, _ bool, args []string) {
+	text, err := json.Marshal(at(ts, args[1]))
+	ts.Check(err)
+	ts.Setenv(args[0], strings.Trim(string(text), `"`))
+}
