@@ -24,7 +24,8 @@ type DevConfig struct {
 	Ready      func(Ready)
 	Logger     *slog.Logger
 
-	step func(string) // of the making: tests die there
+	step   func(string) // of the first start: tests die there
+	opened func(*site)
 }
 
 // devRing is the ring that a development store begins with.
@@ -44,6 +45,9 @@ func Dev(ctx context.Context, dev DevConfig) error {
 	if err := dev.ensure(ctx); err != nil {
 		return err
 	}
+	if dev.step != nil {
+		dev.step("serving")
+	}
 	id, err := loadIdentity(dir)
 	if err != nil {
 		return err
@@ -57,7 +61,7 @@ func Dev(ctx context.Context, dev DevConfig) error {
 	cfg.Genesis.Keys, cfg.Genesis.Hosts = id.Genesis.Keys, id.Genesis.Hosts
 	cfg.fill()
 	cfg.resolve(dir)
-	return Run(ctx, cfg, Hooks{Ready: dev.Ready, Logger: dev.Logger})
+	return Run(ctx, cfg, Hooks{Ready: dev.Ready, Logger: dev.Logger, opened: dev.opened})
 }
 
 // checkListeners refuses addresses that other machines can reach.

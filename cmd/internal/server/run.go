@@ -34,6 +34,8 @@ type Ready struct {
 type Hooks struct {
 	Ready  func(Ready) // called once, when the server serves
 	Logger *slog.Logger
+
+	opened func(*site) // for tests: called once everything is open
 }
 
 // Run serves until ctx ends, or a part dies, and then stops everything in reverse
@@ -42,6 +44,9 @@ func Run(ctx context.Context, cfg Config, hooks Hooks) error {
 	s, err := open(ctx, cfg, hooks.Logger)
 	if err != nil {
 		return err
+	}
+	if hooks.opened != nil {
+		hooks.opened(s)
 	}
 	err = s.serve(ctx, hooks)
 	return errors.Join(err, s.close())
