@@ -78,7 +78,7 @@ func (t *transcript) String() string {
 }
 
 // start runs a program and waits for the line of its standard output that begins
-// with prefix. The process is killed when the test ends.
+// with prefix; with no prefix, for nothing. The process is killed when the test ends.
 func start(tb testing.TB, output *transcript, prefix string, argv ...string) *process {
 	tb.Helper()
 	cmd := exec.Command(filepath.Join(binaries, argv[0]), argv[1:]...)
@@ -99,12 +99,15 @@ func start(tb testing.TB, output *transcript, prefix string, argv ...string) *pr
 		defer close(lines)
 		scanner := bufio.NewScanner(io.TeeReader(stdout, output))
 		for found := false; scanner.Scan(); {
-			if rest, ok := strings.CutPrefix(scanner.Text(), prefix); ok && !found {
+			if rest, ok := strings.CutPrefix(scanner.Text(), prefix); ok && !found && prefix != "" {
 				found = true
 				lines <- rest
 			}
 		}
 	}()
+	if prefix == "" {
+		return p
+	}
 	select {
 	case line, ok := <-lines:
 		if !ok {
