@@ -3,33 +3,76 @@ package replication
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"time"
 
 	"github.com/keytide/keytide/events"
 	"github.com/keytide/keytide/keystore"
 )
 
+// A holder decides when a server may send the beacon. It is pure; its times are
+// readings of one clock that does not jump.
+type holder struct {
+	server   string
+	patience time.Duration // silence after which another's beacon is taken over
+
+	last   *events.Beacon // the newest that was accepted
+	lastAt time.Time      // when it came, or when following began
+
+	term    uint64 // the newest that this process took
+	count   uint64 // of beacons sent in it
+	claimed bool   // it was taken, and no other's beacon has come since
+}
+
+// seen takes in an accepted beacon, or with nil that following began. Either ends a
+// claim to a term that has not come back: another holder lives, or may.
+func (h *holder) seen(b *events.Beacon, now time.Time) {
+	h.lastAt = now
+	if b != nil {
+		h.last = b
+	}
+	if b == nil || b.Holder != h.server {
+		h.claimed = false
+	}
+}
+
+// next returns term and counter of the beacon that the server may send now. A
+// beacon that was the server's own before a restart, or nobody's ever, is its to
+// take at once; another's after silence.
+func (h *holder) next(now time.Time) (term, counter uint64, ok bool) {
+	own := h.last != nil && h.last.Holder == h.server
+	switch {
+	case own && h.last.Term == h.term, h.claimed:
+	case own, h.last == nil, now.Sub(h.lastAt) >= h.patience:
+		if h.last != nil {
+			h.term = max(h.term, h.last.Term)
+		}
+		h.term, h.count, h.claimed = h.term+1, 0, true
+	default:
+		return 0, 0, false
+	}
+	h.count++
+	return h.term, h.count, true
+}
+
 // takeBeacon has the freshness tracker judge an accepted beacon. proves is false
 // for one that was there before following began.
 func (m *Member) takeBeacon(b events.Beacon, applied keystore.N, proves bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.last, m.lastAt = &b, m.now()
+	now := m.now()
+	m.holder.seen(&b, now)
 	if proves {
-		m.fresh.beacon(b.Holder, b.N, b.Origin, m.lastAt, b.N <= applied)
+		m.fresh.beacon(b.Holder, b.N, b.Origin, now, b.N <= applied)
 	}
 }
 
 // beat sends the beacon while this server is its holder, and takes it over when it
 // is silent.
 func (m *Member) beat(ctx context.Context) {
-	r := rand.New(rand.NewPCG(m.cfg.Seed, 4))
-	patience := m.cfg.Takeover + time.Duration(r.Int64N(int64(m.cfg.Takeover)/3+1))
 	ticker := time.NewTicker(m.cfg.BeaconPeriod)
 	defer ticker.Stop()
 	for {
-		m.beatOnce(ctx, patience)
+		m.beatOnce(ctx)
 		select {
 		case <-ticker.C:
 		case <-m.wakeBeat:
@@ -43,7 +86,7 @@ func (m *Member) beat(ctx context.Context) {
 // the head, on which the beacon is conditional.
 const beatTries = 20
 
-func (m *Member) beatOnce(ctx context.Context, patience time.Duration) {
+func (m *Member) beatOnce(ctx context.Context) {
 	if s := m.Freshness().State; s == events.Forked || s == events.Halted {
 		return // its word on where the log ends would be wrong
 	}
@@ -54,7 +97,7 @@ func (m *Member) beatOnce(ctx context.Context, patience time.Duration) {
 	defer cancel()
 	for range beatTries {
 		at := m.position.load()
-		b, head, ok := m.nextBeacon(patience)
+		b, head, ok := m.nextBeacon()
 		if !ok {
 			return
 		}
@@ -79,38 +122,16 @@ func (m *Member) beatOnce(ctx context.Context, patience time.Duration) {
 
 // nextBeacon makes the beacon that this server may send now, and tells the head's
 // revision on which it is conditional.
-func (m *Member) nextBeacon(patience time.Duration) (events.Beacon, events.Revision, bool) {
+func (m *Member) nextBeacon() (events.Beacon, events.Revision, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.tip.n == 0 {
 		return events.Beacon{}, 0, false // there is nothing to prove yet
 	}
-	mine := m.last != nil && m.last.Holder == m.id.Server && m.last.Term == m.myTerm || m.last == nil && m.myTerm != 0
-	if !mine {
-		if !m.mayTake(patience) {
-			return events.Beacon{}, 0, false
-		}
-		m.myTerm, m.count = m.nextTerm(), 0
-	}
-	m.count++
+	now := m.now()
+	term, counter, ok := m.holder.next(now)
 	return events.Beacon{
-		Epoch: m.replica.pin.Epoch, Term: m.myTerm, Holder: m.id.Server, Counter: m.count,
-		N: m.tip.n, Hash: m.tip.hash, Origin: m.now(),
-	}, m.tip.revision, true
-}
-
-// mayTake reports whether the beacon is this server's to take. One that was its own
-// before a restart, or nobody's ever, is so at once.
-func (m *Member) mayTake(patience time.Duration) bool {
-	if m.last == nil || m.last.Holder == m.id.Server && m.myTerm < m.last.Term {
-		return true
-	}
-	return m.now().Sub(m.lastAt) >= patience
-}
-
-func (m *Member) nextTerm() uint64 {
-	if m.last == nil {
-		return m.myTerm + 1
-	}
-	return max(m.last.Term, m.myTerm) + 1
+		Epoch: m.replica.pin.Epoch, Term: term, Holder: m.id.Server, Counter: counter,
+		N: m.tip.n, Hash: m.tip.hash, Origin: now,
+	}, m.tip.revision, ok
 }

@@ -11,8 +11,11 @@ import (
 
 const (
 	infoTimeout = 1500 * time.Millisecond
-	followFirst = 250 * time.Millisecond // pause before following anew
-	followMost  = 5 * time.Second
+	// Pauses before following anew. The longest is short, because a replica has to be
+	// up to date again within a second of a healed link; each attempt that fails in
+	// between costs the core one request.
+	followFirst = 100 * time.Millisecond
+	followMost  = 500 * time.Millisecond
 )
 
 var errKicked = errors.New("following anew was asked for")
@@ -30,7 +33,7 @@ func (m *Member) follow(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if m.now().Sub(began) > followMost {
+		if m.now().Sub(began) > 10*followMost {
 			retry.reset()
 		}
 		m.logger.Debug("following ended", "err", err)
@@ -48,7 +51,7 @@ func (m *Member) followOnce(ctx context.Context, a *assembler) error {
 		return err
 	}
 	m.mu.Lock()
-	m.lastAt = m.now()
+	m.holder.seen(nil, m.now())
 	m.mu.Unlock()
 	if a.position >= end {
 		m.reachEnd(end)

@@ -141,10 +141,7 @@ type Member struct {
 	base    time.Time  // the clock that does not jump: base plus time elapsed
 	fresh   *freshness
 	tip     tip
-	last    *events.Beacon // newest accepted
-	lastAt  time.Time      // when it came, or when following began
-	myTerm  uint64         // the term that this process took
-	count   uint64         // of beacons in it
+	holder  holder
 	servers map[string]ServerView
 	self    presence
 	trial   *events.State // owned by the writer
@@ -172,6 +169,8 @@ func New(cfg MemberConfig) (*Member, error) {
 	}
 	m.alarms = newAlarms(m.logger, cfg.Replica.alarms, m.forgetAlarm)
 	rand.Read(m.boot[:])
+	jitter := mathrand.New(mathrand.NewPCG(cfg.Seed, 4)).Int64N(int64(cfg.Takeover)/3 + 1)
+	m.holder = holder{server: m.id.Server, patience: cfg.Takeover + time.Duration(jitter)}
 	return m, nil
 }
 
