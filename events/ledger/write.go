@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,7 +11,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nuid"
 
 	"github.com/keytide/keytide/events"
 )
@@ -67,7 +67,7 @@ func formatRevision(r Revision) string { return strconv.FormatUint(uint64(r), 10
 // publishBatch sends a batch under an id of its own. Nothing of it is stored before
 // its last message has arrived, so a fault before that is ErrUnavailable.
 func (l *Ledger) publishBatch(ctx context.Context, msgs []*nats.Msg) (Revision, error) {
-	id := nuid.Next()
+	id := rand.Text()
 	last := len(msgs) - 1
 	for i, msg := range msgs {
 		msg.Header[batchIDHeader] = []string{id}
