@@ -36,7 +36,7 @@ type Row struct {
 }
 
 // table lists all rows in the order in which they are measured.
-var table = slices.Concat(cookieRows)
+var table = slices.Concat(rolloverRows, cookieRows)
 
 // run is the program. It returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {

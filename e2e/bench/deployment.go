@@ -1,0 +1,364 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
+
+	"github.com/keytide/keytide/events"
+	"github.com/keytide/keytide/events/ledger"
+	"github.com/keytide/keytide/keystore"
+	"github.com/keytide/keytide/keystore/seal"
+	"github.com/keytide/keytide/replication"
+	"github.com/keytide/keytide/replication/bus"
+)
+
+const (
+	benchStore  = "bench"
+	benchRing   = keystore.RingName("sso")
+	benchServer = "ps-1"
+
+	benchRetain     = 8
+	benchBucketSize = 256 << 20 // bytes
+)
+
+// A deployment is a core of one server in this process, with real files and real
+// fsync, a policy server that writes, another that only reads, and beside them a
+// bucket for the bare operation.
+type deployment struct {
+	dir    string
+	bus    *bus.Bus
+	ksk    *seal.KSK
+	link   *timedLog
+	writer *replication.Member
+	other  *replication.Member
+	bare   *bareBatch
+	stop   context.CancelFunc
+	done   []<-chan error
+	conns  []*nats.Conn
+}
+
+// A timedLog notes when a batch was published and when the core answered.
+type timedLog struct {
+	*ledger.Ledger
+	sent, answered time.Time
+	last           events.Batch
+}
+
+func (l *timedLog) Append(ctx context.Context, b events.Batch) (events.Revision, error) {
+	l.sent = time.Now()
+	rev, err := l.Ledger.Append(ctx, b)
+	l.answered, l.last = time.Now(), b
+	return rev, err
+}
+
+func newDeployment(ctx context.Context) (_ *deployment, err error) {
+	d := &deployment{ksk: seal.NewKSK()}
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	if d.dir, err = os.MkdirTemp("", "keytide-bench-"); err != nil {
+		return nil, err
+	}
+	if d.bus, err = bus.Start(bus.Config{StoreDir: filepath.Join(d.dir, "bus"), ServerName: benchServer}); err != nil {
+		return nil, err
+	}
+	js, err := d.jetstream("writer")
+	if err != nil {
+		return nil, err
+	}
+	bucket := events.BucketName(events.Keys, benchStore, 1)
+	l, err := ledger.Create(ctx, js, ledger.Config{Bucket: bucket, MaxBytes: benchBucketSize})
+	if err != nil {
+		return nil, err
+	}
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	pin, err := d.found(ctx, l, key)
+	if err != nil {
+		return nil, err
+	}
+	d.link = &timedLog{Ledger: l}
+	running, stop := context.WithCancel(context.Background())
+	d.stop = stop
+	if d.writer, err = d.member(running, d.link, pin, benchServer, key); err != nil {
+		return nil, err
+	}
+	if err := d.startOther(ctx, running, bucket, pin); err != nil {
+		return nil, err
+	}
+	if err := d.createRing(ctx); err != nil {
+		return nil, err
+	}
+	// Once the ring is full, every rollover's batch has the same messages in it: the
+	// event, a new key, the ring's state, the end of the oldest key, the head.
+	for range benchRetain + 1 {
+		if err := d.rollover(ctx); err != nil {
+			return nil, err
+		}
+	}
+	d.bare, err = newBareBatch(ctx, d, l, d.link.last)
+	return d, err
+}
+
+func (d *deployment) jetstream(name string) (jetstream.JetStream, error) {
+	js, nc, err := d.bus.JetStream(name)
+	if err == nil {
+		d.conns = append(d.conns, nc)
+	}
+	return js, err
+}
+
+// startOther starts a policy server on a connection of its own.
+func (d *deployment) startOther(ctx, running context.Context, bucket string, pin replication.Pin) error {
+	js, err := d.jetstream("other")
+	if err != nil {
+		return err
+	}
+	l, err := ledger.Open(ctx, js, bucket)
+	if err != nil {
+		return err
+	}
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	d.other, err = d.member(running, l, pin, "ps-2", key)
+	return err
+}
+
+func (d *deployment) member(running context.Context, log replication.Log, pin replication.Pin, name string, key ed25519.PrivateKey) (*replication.Member, error) {
+	replica, err := replication.OpenReplica(filepath.Join(d.dir, name+".db"), pin)
+	if err != nil {
+		return nil, err
+	}
+	m, err := replication.New(replication.MemberConfig{
+		Log: log, Replica: replica,
+		Identity: replication.Identity{Server: name, Region: "eu", Address: "127.0.0.1:7480", Key: key},
+	})
+	if err != nil {
+		return nil, err
+	}
+	done := make(chan error, 1)
+	d.done = append(d.done, done)
+	go func() { done <- errors.Join(m.Run(running), replica.Close()) }()
+	return m, nil
+}
+
+func (d *deployment) found(ctx context.Context, l *ledger.Ledger, key ed25519.PrivateKey) (replication.Pin, error) {
+	membership := seal.Generate()
+	genesis := events.Genesis{
+		Store: benchStore, Kind: events.Keys, Epoch: 1, KSK: d.ksk.ID(), Membership: membership.KID(), Dev: true,
+		Founder: events.Member{ID: benchServer, Region: "eu", PublicKey: key.Public().(ed25519.PublicKey)},
+	}
+	rand.Read(genesis.StoreID[:])
+	// Nothing here unlocks the store again, so its one slot stands for a slot only by
+	// its size.
+	ksk, err := events.KSKValue{ID: d.ksk.ID(), Slots: [][]byte{make([]byte, 87)}}.Encode()
+	if err != nil {
+		return replication.Pin{}, err
+	}
+	value, err := d.seal("member", 1, seal.PurposeMembership, time.Now(), membership)
+	if err != nil {
+		return replication.Pin{}, err
+	}
+	first, err := replication.Found(ctx, l, replication.FoundConfig{
+		Genesis: genesis, Key: key, KSK: ksk, Membership: value, Actor: "bench",
+	})
+	return replication.Pin{Kind: events.Keys, Store: benchStore, Epoch: 1, Genesis: first.Hash()}, err
+}
+
+func (d *deployment) seal(owner string, generation uint64, purpose seal.Purpose, at time.Time, m keystore.Material) ([]byte, error) {
+	at = at.UTC().Truncate(time.Millisecond)
+	record, err := d.ksk.Seal(seal.Place{
+		Store: benchStore, Owner: owner, KID: m.KID(), Generation: generation, Purpose: purpose,
+		Alg: seal.AlgHKDFSHA256, Created: at,
+	}, m)
+	if err != nil {
+		return nil, err
+	}
+	return events.MaterialValue{
+		Purpose: uint8(purpose), Alg: uint8(seal.AlgHKDFSHA256), Generation: generation, Created: at,
+		Owner: owner, Record: record,
+	}.Encode()
+}
+
+// createRing makes a ring that keeps few old keys and may roll over at any time.
+func (d *deployment) createRing(ctx context.Context) error {
+	var keys [4]keystore.NewKey
+	made := map[keystore.KID]keystore.Material{}
+	for i := range keys {
+		m := seal.Generate()
+		keys[i] = keystore.NewKey{KID: m.KID(), Created: time.Now()}
+		made[m.KID()] = m
+	}
+	err := d.commit(ctx, made, func(*events.State) (keystore.Change, error) {
+		return keystore.Create(benchRing, keystore.DefaultPolicy(), keystore.FirstKeys{
+			Current: keys[0], Future: keys[1], Static: keys[2], SessionTicket: keys[3],
+		})
+	})
+	if err != nil {
+		return err
+	}
+	return d.commit(ctx, nil, func(s *events.State) (keystore.Change, error) {
+		ring, _ := s.Ring(benchRing)
+		return ring.ForcePolicy(keystore.Policy{MaxSession: time.Hour, Retain: benchRetain})
+	})
+}
+
+func (d *deployment) rollover(ctx context.Context) error {
+	m := seal.Generate()
+	return d.commit(ctx, map[keystore.KID]keystore.Material{m.KID(): m}, func(s *events.State) (keystore.Change, error) {
+		ring, _ := s.Ring(benchRing)
+		return ring.Rollover(keystore.Rollover{
+			Trigger: keystore.Manual, Now: time.Now(), Future: keystore.NewKey{KID: m.KID(), Created: time.Now()},
+			Servers: []keystore.Confirmation{{Server: benchServer, Region: "eu", Applied: s.N()}},
+		})
+	})
+}
+
+func (d *deployment) commit(ctx context.Context, made map[keystore.KID]keystore.Material, decide func(*events.State) (keystore.Change, error)) error {
+	for {
+		_, err := d.writer.Commit(ctx, func(s *events.State) (p replication.Proposal, err error) {
+			change, err := decide(s)
+			if err != nil {
+				return p, err
+			}
+			for _, k := range change.Made {
+				value, err := d.seal("ring:"+string(benchRing), uint64(change.Version), seal.PurposeDynamic, k.Created, made[k.KID])
+				if err != nil {
+					return p, err
+				}
+				p.Puts = append(p.Puts, events.Put{Key: events.MaterialKey(k.KID), Value: value})
+			}
+			p.Actor, p.Reason = "bench", "measured"
+			p.Type, p.Payload, err = events.EncodeRingChange(change)
+			return p, err
+		})
+		// A member that has just been started has not read the ledger yet.
+		if !errors.Is(err, events.ErrUnavailable) || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (d *deployment) close() {
+	if d.stop != nil {
+		d.stop()
+	}
+	for _, done := range d.done {
+		<-done
+	}
+	if d.bare != nil {
+		d.bare.close()
+	}
+	for _, nc := range d.conns {
+		nc.Close()
+	}
+	if d.bus != nil {
+		d.bus.Close()
+	}
+	os.RemoveAll(d.dir)
+}
+
+// A bareBatch publishes batches of the same messages with a NATS client alone, and
+// reads them with a pull consumer.
+type bareBatch struct {
+	js       jetstream.JetStream
+	sizes    []int // of the messages
+	messages chan received
+	consume  jetstream.ConsumeContext
+}
+
+type received struct {
+	sequence uint64
+	at       time.Time
+}
+
+// newBareBatch makes a bucket with the ledger's settings and a consumer on it.
+func newBareBatch(ctx context.Context, d *deployment, like *ledger.Ledger, batch events.Batch) (*bareBatch, error) {
+	js, err := d.jetstream("bare")
+	if err != nil {
+		return nil, err
+	}
+	bucket := events.BucketName(events.Keys, "bare", 1)
+	if _, err := ledger.Create(ctx, js, ledger.Config{Bucket: bucket, MaxBytes: benchBucketSize}); err != nil {
+		return nil, err
+	}
+	b := &bareBatch{js: js, messages: make(chan received, 64)}
+	b.sizes = append(b.sizes, len(batch.Record))
+	for _, p := range batch.Puts {
+		b.sizes = append(b.sizes, len(p.Value))
+	}
+	b.sizes = append(b.sizes, len(batch.Head.Encode()))
+	consumer, err := js.CreateConsumer(ctx, "KV_"+bucket, jetstream.ConsumerConfig{
+		AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, Replicas: 1,
+	})
+	if err != nil {
+		return nil, err
+	}
+	b.consume, err = consumer.Consume(func(m jetstream.Msg) {
+		at := time.Now()
+		if meta, err := m.Metadata(); err == nil {
+			select {
+			case b.messages <- received{meta.Sequence.Stream, at}:
+			default: // nobody is waiting for it
+			}
+		}
+	})
+	return b, err
+}
+
+func (b *bareBatch) size() int { return len(b.sizes) }
+
+// publish sends one batch and returns the sequence of its last message.
+func (b *bareBatch) publish(ctx context.Context) (uint64, error) {
+	bucket := events.BucketName(events.Keys, "bare", 1)
+	msgs := make([]*nats.Msg, len(b.sizes))
+	for i, size := range b.sizes {
+		key := fmt.Sprintf("value.%d", i)
+		msgs[i] = &nats.Msg{Subject: events.Subject(bucket, key), Data: make([]byte, size), Header: nats.Header{}}
+	}
+	ack, err := jetstreamext.PublishMsgBatch(ctx, b.js, msgs)
+	if err != nil {
+		return 0, err
+	}
+	return ack.Sequence, nil
+}
+
+// seen returns when the consumer had the message.
+func (b *bareBatch) seen(ctx context.Context, sequence uint64) (time.Time, error) {
+	for {
+		select {
+		case m := <-b.messages:
+			if m.sequence >= sequence {
+				return m.at, nil
+			}
+		case <-ctx.Done():
+			return time.Time{}, ctx.Err()
+		}
+	}
+}
+
+func (b *bareBatch) close() {
+	if b.consume != nil {
+		b.consume.Stop()
+	}
+}
