@@ -121,6 +121,7 @@ func newAssembler(o origin) *assembler {
 	if len(a.outstanding) > 0 {
 		a.position = 0 // what is missing may stand anywhere: read all of it again
 	}
+	a.tip.revision = o.head
 	if a.applied == a.state.N() && o.head > 0 {
 		a.tip = tip{n: a.state.N(), hash: a.state.Hash(), revision: o.head}
 	}

@@ -344,6 +344,27 @@ func TestForks(t *testing.T) {
 	})
 }
 
+// A reader that lacks a value begins anew at the first entry, with everything else
+// applied: the beacons that it then meets are old, and no fork.
+func TestOldBeaconIsNoFork(t *testing.T) {
+	p := NewPen(t)
+	p.Beacon(t, nil)
+	p.Commit(t, CreateRing(t, "sso"))
+	s := newShelf(p.Pin)
+	s.take(t, s.assembler(), p.Stream...)
+	s.values[events.RingKey("sso")] = []byte("damaged")
+	a := s.assembler()
+	if a.position != 0 {
+		t.Fatalf("the reader begins after %d, want 0", a.position)
+	}
+	s.take(t, a, p.Newest(0)...)
+	if len(s.raised) > 0 {
+		t.Errorf("alarms = %v, want none", s.raised)
+	}
+	s.take(t, a, p.Commit(t, Roll(t, "sso", ""))...)
+	whole(t, s, p)
+}
+
 func TestBeaconsAndRecordsOnlyRise(t *testing.T) {
 	p := NewPen(t)
 	s := newShelf(p.Pin)

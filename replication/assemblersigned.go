@@ -29,7 +29,9 @@ func (a *assembler) takeBeacon(v *verdict, e events.Entry) {
 		a.fork(v, "event %d of the core is not this replica's", b.N)
 		return
 	}
-	if b.N < a.applied && a.halt == nil {
+	// One from before the newest head that is known is an old one, met by a reader
+	// that began anew before what it has applied.
+	if b.N < a.applied && a.halt == nil && e.Revision > a.tip.revision {
 		a.fork(v, "the core ends at event %d, this replica at event %d", b.N, a.applied)
 		return
 	}
