@@ -53,7 +53,8 @@ func (m *Member) followOnce(ctx context.Context, a *assembler) error {
 	m.mu.Lock()
 	m.holder.seen(nil, m.now())
 	m.mu.Unlock()
-	if a.position >= end {
+	caughtUp := a.position >= end
+	if caughtUp {
 		m.reachEnd(end)
 	}
 	done := make(chan struct{})
@@ -68,7 +69,8 @@ func (m *Member) followOnce(ctx context.Context, a *assembler) error {
 	}()
 	err = m.log.Follow(ctx, a.position+1, func(e events.Entry) error {
 		err := m.takeEntry(ctx, a, e, end)
-		if err == nil && e.Revision >= end {
+		if err == nil && !caughtUp && e.Revision >= end {
+			caughtUp = true
 			m.reachEnd(end)
 		}
 		return err
