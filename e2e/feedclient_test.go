@@ -64,9 +64,15 @@ func (r *feedRequest) sign(tb testing.TB, skew time.Duration) {
 		r.Host, r.KID, ts, nonce, base64.RawURLEncoding.EncodeToString(mac.Sum(nil)))
 }
 
-// send polls the feed and returns the status and the problem's type, "" when the
-// answer is no problem.
-func (r *feedRequest) send(tb testing.TB) (status int, problem string) {
+// A problem is what RFC 9457 makes of a refusal; zero where the answer is none.
+type problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Detail string `json:"detail"`
+}
+
+// send polls the feed.
+func (r *feedRequest) send(tb testing.TB) (status int, refusal problem) {
 	tb.Helper()
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM([]byte(r.CA)) {
@@ -88,13 +94,10 @@ func (r *feedRequest) send(tb testing.TB) (status int, problem string) {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusOK {
-		return resp.StatusCode, ""
+		return resp.StatusCode, problem{}
 	}
-	var body struct {
-		Type string `json:"type"`
-	}
-	if err := json.NewDecoder(resp.Body).Decode(&body); err != nil {
+	if err := json.NewDecoder(resp.Body).Decode(&refusal); err != nil {
 		tb.Fatal(err)
 	}
-	return resp.StatusCode, body.Type
+	return resp.StatusCode, refusal
 }

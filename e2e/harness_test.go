@@ -187,10 +187,13 @@ func (s *site) keytide(tb testing.TB, args ...string) []byte {
 }
 
 // try is keytide for commands that may be refused; the error tells the exit code.
-func (s *site) try(args ...string) ([]byte, error) {
+func (s *site) try(args ...string) ([]byte, error) { return s.run("keytide", args...) }
+
+// run runs any of the programs as an administrator of the site.
+func (s *site) run(program string, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(binaries, "keytide"), args...)
+	cmd := exec.CommandContext(ctx, filepath.Join(binaries, program), args...)
 	cmd.Env = append(os.Environ(), "KEYTIDE_CLIENT="+filepath.Join(s.dir, "client.yaml"))
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
