@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"sync"
 	"testing"
+	"testing/cryptotest"
 	"testing/synctest"
 	"time"
 
@@ -19,6 +20,14 @@ import (
 
 // These tests run the client against servers in a bubble of virtual time, over
 // pipes instead of TLS: the feed's waits are minutes.
+
+// inBubble runs a test in virtual time. The FIPS module's source of randomness needs
+// real time, so there it is a source of the test's.
+func inBubble(t *testing.T, test func(*testing.T)) {
+	t.Helper()
+	cryptotest.SetGlobalRandom(t, 1)
+	synctest.Test(t, test)
+}
 
 // A pipeNet connects to the handlers of servers by their host names.
 type pipeNet struct {
@@ -221,7 +230,7 @@ func TestSilentServerIsLeft(t *testing.T) {
 		{"no head", headTimeout}, {"no hello", helloTimeout}, {"nothing sealed", sealedTimeout}, {"no heartbeat", 37500 * time.Millisecond},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				n := newPipeNet()
 				stop := n.serve("ps-1", mute(newSource(t), i))
 				client, end := n.client(t, "ps-1")
@@ -243,7 +252,7 @@ func TestSilentServerIsLeft(t *testing.T) {
 }
 
 func TestAgentSaysWhenItIsStale(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		n, s := newPipeNet(), newSource(t)
 		stop := n.serve("ps-1", newHub(t, s))
 		client, end := n.client(t, "ps-1")
@@ -277,7 +286,7 @@ func TestAgentSaysWhenItIsStale(t *testing.T) {
 }
 
 func TestAgentLeavesAServerThatIsStale(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		n, cut, whole := newPipeNet(), newSource(t), newSource(t)
 		cut.freeze(true)
 		stop1, stop2 := n.serve("ps-1", newHub(t, cut)), n.serve("ps-2", newHub(t, whole))
@@ -294,7 +303,7 @@ func TestAgentLeavesAServerThatIsStale(t *testing.T) {
 }
 
 func TestAgentRefusesALaterServerThatIsBehind(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		n, ahead, behind := newPipeNet(), newSource(t), newSource(t)
 		ahead.set(t, "1.9-1.1", 5)
 		stop := n.serve("ps-1", newHub(t, ahead))
@@ -343,7 +352,7 @@ func skewed(t *testing.T, h http.Handler, off time.Duration) http.HandlerFunc {
 }
 
 func TestAgentWhoseClockIsOffIsSetRight(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		n, s := newPipeNet(), newSource(t)
 		stop := n.serve("ps-1", skewed(t, newHub(t, s), 10*time.Minute))
 		client, end := n.client(t, "ps-1")
@@ -360,7 +369,7 @@ func TestAgentWhoseClockIsOffIsSetRight(t *testing.T) {
 }
 
 func TestRefusedAgentAsksSeldom(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		n, s := newPipeNet(), newSource(t)
 		s.secret = testMaterial(t, 9)
 		stop := n.serve("ps-1", newHub(t, s))
