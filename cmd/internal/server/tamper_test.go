@@ -14,6 +14,7 @@ import (
 	"github.com/keytide/keytide/keystore"
 	"github.com/keytide/keytide/keystore/adminapi"
 	"github.com/keytide/keytide/keystore/seal"
+	"github.com/keytide/keytide/replication"
 )
 
 // tamper changes a value in a replica's file, behind the server's back.
@@ -53,15 +54,26 @@ func TestVerifyNamesAChangedValue(t *testing.T) {
 	if err := r.stop(); err != nil {
 		t.Fatal(err)
 	}
-	tamper(t, filepath.Join(dir, keysFile), events.RingKey("web"), flipLast)
-	r = start(t, dir)
-	v, err := r.service.Verify(t.Context())
+	file := filepath.Join(dir, keysFile)
+	if v := verifyFile(t, file, r.keys.Replica().Pin()); !v.OK || v.Events != 4 {
+		t.Errorf("verification before = %+v, want 4 good events", v)
+	}
+	tamper(t, file, events.RingKey("web"), flipLast)
+	v := verifyFile(t, file, r.keys.Replica().Pin())
+	if v.OK || v.FirstBad == nil || *v.FirstBad != 3 || !strings.Contains(v.Why, "ring.web") {
+		t.Errorf("verification = %+v, want event 3 bad because of ring.web", v)
+	}
+}
+
+// verifyFile verifies a replica that no server has open.
+func verifyFile(t *testing.T, file string, pin replication.Pin) adminapi.LedgerVerification {
+	t.Helper()
+	replica, err := replication.OpenReplica(file, pin)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v.OK || v.FirstBad == nil || *v.FirstBad != 3 || !strings.Contains(v.Why, "ring.web") || !v.Hosts.OK {
-		t.Errorf("Verify = %+v, want event 3 bad because of ring.web", v)
-	}
+	defer replica.Close()
+	return verifyLedger(t.Context(), replica)
 }
 
 // TestChangedMaterialStopsTheStart: a key whose bytes are not its own is never fed.
@@ -98,13 +110,19 @@ func TestVaultRefusesWhatIsNotInItsPlace(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, open := range map[string]func() error{
-		"another owner":   func() error { _, err := v.open(fixed(value), "ring:web", m.KID()); return err },
-		"another kid":     func() error { _, err := v.open(fixed(value), "ring:sso", seal.Generate().KID()); return err },
-		"another store":   func() error { _, err := newVault("other", v.ksk).open(fixed(value), "ring:sso", m.KID()); return err },
-		"another KSK":     func() error { _, err := newVault("main", seal.NewKSK()).open(fixed(value), "ring:sso", m.KID()); return err },
-		"no value":        func() error { _, err := v.open(fixed(nil), "ring:sso", m.KID()); return err },
-		"not a value":     func() error { _, err := v.open(fixed("x"), "ring:sso", m.KID()); return err },
-		"a changed value": func() error { _, err := v.open(fixed(flipLast(append([]byte{}, value...))), "ring:sso", m.KID()); return err },
+		"another owner": func() error { _, err := v.open(fixed(value), "ring:web", m.KID()); return err },
+		"another kid":   func() error { _, err := v.open(fixed(value), "ring:sso", seal.Generate().KID()); return err },
+		"another store": func() error { _, err := newVault("other", v.ksk).open(fixed(value), "ring:sso", m.KID()); return err },
+		"another KSK": func() error {
+			_, err := newVault("main", seal.NewKSK()).open(fixed(value), "ring:sso", m.KID())
+			return err
+		},
+		"no value":    func() error { _, err := v.open(fixed(nil), "ring:sso", m.KID()); return err },
+		"not a value": func() error { _, err := v.open(fixed("x"), "ring:sso", m.KID()); return err },
+		"a changed value": func() error {
+			_, err := v.open(fixed(flipLast(append([]byte{}, value...))), "ring:sso", m.KID())
+			return err
+		},
 	} {
 		if err := open(); err == nil || !strings.Contains(err.Error(), "key ") {
 			t.Errorf("%s: open = %v, want an error that names the key", name, err)
