@@ -134,9 +134,10 @@ func (h HostFile) Encode() ([]byte, error) {
 	for line := range strings.Lines(string(bytes.TrimSpace(h.CA))) {
 		b.WriteString("  " + strings.TrimSpace(line) + "\n")
 	}
-	fmt.Fprintf(&b, "host: %s\nkid: %s\n", h.Host, h.KID)
+	// In quotes, as a general reader of YAML may take some of them for numbers.
+	fmt.Fprintf(&b, "host: %q\nkid: %q\n", h.Host, h.KID.String())
 	err := h.Secret.Use(func(secret []byte) error {
-		b.WriteString("secret: " + wire.B64.EncodeToString(secret) + "\n")
+		b.WriteString(`secret: "` + wire.B64.EncodeToString(secret) + "\"\n")
 		return nil
 	})
 	return b.Bytes(), err
@@ -268,8 +269,8 @@ func plain(value string) (string, error) {
 	switch {
 	case text == "":
 		return "", errors.New("is empty")
-	case strings.ContainsAny(text, "\"\\'\t\r"), !opened && strings.ContainsAny(text[:1], "[]{}&*!|>%@`#-?,"),
-		strings.Contains(text, " #"), strings.Contains(text, ": "):
+	case strings.ContainsAny(text, "\"\\'\t\r"), !opened && strings.ContainsAny(text[:1], "[]{}&*!|>%@`#?,"),
+		!opened && (text == "-" || strings.HasPrefix(text, "- ")), strings.Contains(text, " #"), strings.Contains(text, ": "):
 		return "", errors.New("want a plain value")
 	}
 	return text, nil

@@ -58,8 +58,8 @@ func TestHostFileRoundTrip(t *testing.T) {
 func TestHostFileForms(t *testing.T) {
 	text := hostFileText(t)
 	for name, variant := range map[string]string{
-		"quoted":        strings.Replace(text, "host: web-1", `host: "web-1"`, 1),
-		"comments":      "# a host file\n\n" + strings.Replace(text, "host:", "# the host\nhost:", 1),
+		"plain":         strings.ReplaceAll(text, `"`, ""),
+		"comments":      "# a host file\n\n" + strings.Replace(text, "\nhost:", "\n# the host\nhost:", 1),
 		"flush list":    strings.Replace(text, "  - https", "- https", 1),
 		"no last line":  strings.TrimSuffix(text, "\n"),
 		"deeper indent": strings.ReplaceAll(text, "\n  ", "\n      "),
@@ -72,7 +72,8 @@ func TestHostFileForms(t *testing.T) {
 
 func TestHostFileFaults(t *testing.T) {
 	text := hostFileText(t)
-	secret := text[strings.Index(text, "secret: ")+8:][:43]
+	secret := text[strings.Index(text, "secret: ")+9:][:43]
+	text = strings.ReplaceAll(text, `"`, "")
 	replace := func(old, with string) string { return strings.Replace(text, old, with, 1) }
 	for name, c := range map[string]struct{ text, want string }{
 		"empty":           {"", "servers is missing"},
@@ -114,6 +115,30 @@ func TestHostFileFaults(t *testing.T) {
 	}
 }
 
+// TestHostFileOfAnySecret: base64url may begin with what YAML gives a meaning to.
+func TestHostFileOfAnySecret(t *testing.T) {
+	h := feedtest.NewServer(t).Host("web-1")
+	for first := range 256 {
+		secret, err := keystore.NewMaterial(append([]byte{byte(first)}, make([]byte, 31)...))
+		if first == 0 {
+			continue // an empty key is refused
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.Secret, h.KID = secret, secret.KID()
+		content, err := h.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range []string{string(content), strings.ReplaceAll(string(content), `"`, "")} {
+			if _, err := agentfeed.ParseHostFile([]byte(text)); err != nil {
+				t.Errorf("first byte %d: %v", first, err)
+			}
+		}
+	}
+}
+
 func TestHostFileThatOthersCanRead(t *testing.T) {
 	path := feedtest.NewServer(t).WriteHostFile("web-1")
 	if err := os.Chmod(path, 0o644); err != nil {
@@ -131,7 +156,7 @@ func TestConfigFields(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	secret := string(content[strings.Index(string(content), "secret: ")+8:])
+	secret := strings.Trim(string(content[strings.Index(string(content), "secret: ")+8:]), "\"\n")
 	path := filepath.Join(t.TempDir(), "secret")
 	if err := secretfile.Write(path, []byte(secret)); err != nil {
 		t.Fatal(err)
