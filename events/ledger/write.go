@@ -115,7 +115,12 @@ func (l *Ledger) request(ctx context.Context, msg *nats.Msg) (Revision, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, fmt.Errorf("%w: %w", events.ErrUnavailable, err)
 	}
+	ctx, stop := l.untilBroken(ctx)
+	defer stop()
 	reply, err := l.nc.RequestMsgWithContext(ctx, msg)
+	if errors.Is(err, context.Canceled) {
+		err = context.Cause(ctx)
+	}
 	if err != nil {
 		return 0, sendError(err)
 	}
@@ -133,6 +138,28 @@ func (l *Ledger) request(ctx context.Context, msg *nats.Msg) (Revision, error) {
 		return 0, fmt.Errorf("%w: the answer is not of stream %s", events.ErrUnknown, l.stream)
 	}
 	return Revision(ack.Sequence), nil
+}
+
+// untilBroken returns a context that ends when the connection breaks: an answer that
+// was due then never comes, and the client would go on waiting for it. stop waits
+// for what untilBroken started.
+func (l *Ledger) untilBroken(ctx context.Context) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	broken := l.nc.StatusChanged(nats.DISCONNECTED, nats.RECONNECTING, nats.CLOSED)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case status := <-broken:
+			cancel(fmt.Errorf("connection is %s", status))
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		cancel(nil)
+		<-watched
+		l.nc.RemoveStatusListener(broken)
+	}
 }
 
 // unsent are the errors by which the client refuses a message before any of its
