@@ -91,6 +91,7 @@ type writer struct {
 	t     testing.TB
 	state *events.State
 	heads map[string]ledger.Revision // of keys
+	doubt *ledger.Batch              // whose end is unknown
 }
 
 func newWriter(t testing.TB) *writer {
@@ -130,6 +131,9 @@ func (w *writer) event(kind events.Type, payload []byte, puts []ledger.Put) even
 	e := events.Event{
 		N: n, ID: ulid.MustNew(uint64(day.UnixMilli())+uint64(n), ulid.DefaultEntropy()), Prev: w.state.Hash(), Type: kind,
 		At: day.Add(time.Duration(n) * time.Second), Server: "ps-1", Payload: payload,
+	}
+	if n == 1 {
+		e.ID = ulid.ULID{15: 1} // every process has the same genesis
 	}
 	for _, p := range puts {
 		e.Effects = append(e.Effects, p.Effect())
