@@ -1,6 +1,10 @@
 package adminapi
 
-import "github.com/keytide/keytide/keystore"
+import (
+	"time"
+
+	"github.com/keytide/keytide/keystore"
+)
 
 // Status is the state of a key store as one policy server sees it.
 type Status struct {
@@ -34,9 +38,13 @@ type RingStatus struct {
 	HeldBy []string `json:"held_by"`
 }
 
-// Alarm is something that a person should look at.
+// Alarm is something that a person should look at: what is wrong, or has been
+// within the last day.
 type Alarm struct {
-	Ledger string `json:"ledger"` // keys or hosts
-	Kind   string `json:"kind"`
-	Text   string `json:"text"`
+	Ledger string    `json:"ledger"` // keys or hosts
+	Kind   string    `json:"kind"`
+	Key    string    `json:"key,omitempty"` // the KV key that it is about, if one
+	Text   string    `json:"text"`
+	Since  time.Time `json:"since"`
+	Ended  time.Time `json:"ended,omitzero"` // zero: it stands
 }

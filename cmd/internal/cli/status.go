@@ -50,8 +50,20 @@ func printStatus(w io.Writer, s adminapi.Status) {
 	}
 	printTable(w, []string{"RING", "VERSION", "NEXT ROLLOVER HELD BY"}, rings)
 	for _, alarm := range s.Alarms {
-		fmt.Fprintf(w, "\nALARM %s %s: %s\n", alarm.Ledger, alarm.Kind, alarm.Text)
+		printAlarm(w, alarm)
 	}
+}
+
+func printAlarm(w io.Writer, a adminapi.Alarm) {
+	word, until := "ALARM", ""
+	if !a.Ended.IsZero() {
+		word, until = "ended alarm", ", until "+stamp(a.Ended)
+	}
+	subject := a.Ledger
+	if a.Key != "" {
+		subject += " " + a.Key
+	}
+	fmt.Fprintf(w, "\n%s  %s %s: %s\n  since %s%s\n", word, a.Kind, subject, a.Text, stamp(a.Since), until)
 }
 
 func milliseconds(ms int64) string { return (time.Duration(ms) * time.Millisecond).String() }

@@ -97,11 +97,10 @@ func (s *service) Status(context.Context) (adminapi.Status, error) {
 	}
 	for _, m := range []*replication.Member{s.keys, s.hosts} {
 		for _, a := range m.Alarms() {
-			if a.Ended.IsZero() {
-				answer.Alarms = append(answer.Alarms, adminapi.Alarm{
-					Ledger: m.Replica().Pin().Kind.String(), Kind: string(a.Kind), Text: a.Why,
-				})
-			}
+			answer.Alarms = append(answer.Alarms, adminapi.Alarm{
+				Ledger: m.Replica().Pin().Kind.String(), Kind: string(a.Kind), Key: a.Key, Text: a.Why,
+				Since: a.Since, Ended: a.Ended,
+			})
 		}
 	}
 	return answer, nil
