@@ -16,6 +16,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/keytide/keytide/agentfeed"
 	"github.com/keytide/keytide/cmd/internal/cli"
 )
 
@@ -43,6 +44,7 @@ func run() int {
 //	exits CODE ARG...     run keytide ARG...; it must exit with CODE
 //	fields PATH NAME...   the JSON of the last output has, at PATH, these fields and no others
 //	save VAR PATH         keep the JSON value at PATH
+//	hostfile FILE HOST    FILE is an agent's host file of HOST, with the feed at $FEED
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
@@ -52,6 +54,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"serve": serve, "stop": stop, "kill": kill, "log": printLog, "exits": exits, "fields": fields, "save": save,
+			"hostfile": hostfile,
 		},
 	})
 }
@@ -208,4 +211,13 @@ func save(ts *testscript.TestScript, _ bool, args []string) {
 	text, err := json.Marshal(at(ts, args[1]))
 	ts.Check(err)
 	ts.Setenv(args[0], strings.Trim(string(text), `"`))
+}
+
+// hostfile reads the file as an agent does, and never prints it.
+func hostfile(ts *testscript.TestScript, _ bool, args []string) {
+	file, err := agentfeed.ReadHostFile(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if file.Host != args[1] || !slices.Equal(file.Servers, []string{ts.Getenv("FEED")}) {
+		ts.Fatalf("host file of %s at %v, want %s at %s", file.Host, file.Servers, args[1], ts.Getenv("FEED"))
+	}
 }
