@@ -18,8 +18,7 @@ type ProblemError struct {
 	Detail string
 	Status int // HTTP
 
-	now        *time.Time
-	retryAfter time.Duration
+	now *time.Time // the server's, with clock-skew
 }
 
 func (e *ProblemError) Error() string {
