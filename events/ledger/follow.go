@@ -144,14 +144,15 @@ func newEntry(bucket, subject string, header nats.Header, data []byte) (Entry, e
 	if entry.Batch != "" {
 		entry.Place, _ = strconv.Atoi(header.Get(batchSeqHeader))
 	}
-	if op := header.Get(kvOperationHeader); op != "" {
+	if op := header.Get(kvOperationHeader); op == kvDelete || op == kvPurge {
 		entry.Deleted, entry.Value = true, nil
 	}
 	return entry, nil
 }
 
-// Newest returns the newest entry of a KV key, as the store's leader has it. The
-// error wraps events.ErrNoEntry where there never was one.
+// Newest returns the newest entry of a KV key. In a cluster any replica may answer,
+// so it may be a moment old: it is for looking, not for deciding. The error wraps
+// events.ErrNoEntry where there never was one.
 func (l *Ledger) Newest(ctx context.Context, key string) (Entry, error) {
 	stream, err := l.js.Stream(ctx, l.stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {

@@ -22,6 +22,7 @@ const (
 
 	kvOperationHeader = "KV-Operation"
 	kvDelete          = "DEL"
+	kvPurge           = "PURGE" // a deletion by another tool; without its roll-up the stream takes it
 )
 
 // Append stores a batch: the event, its puts in order, the head last, in one atomic
