@@ -118,10 +118,3 @@ func list(names []string) string {
 	}
 	return strings.Join(names, ", ")
 }
-
-func yesNo(b bool) string {
-	if b {
-		return "yes"
-	}
-	return "no"
-}

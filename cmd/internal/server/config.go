@@ -62,7 +62,8 @@ type Feed struct {
 	Key    string `yaml:"key"`
 	CA     string `yaml:"ca"` // what agents shall trust; wanted with a cert of one's own
 	// Servers are the base URLs by which agents reach the feeds of all policy
-	// servers. If empty, this server's listen address alone.
+	// servers. If empty, this server alone, at its listen address; at the name of
+	// the machine where that address is all of the machine's.
 	Servers []string `yaml:"servers"`
 }
 

@@ -89,6 +89,10 @@ func TestRolloverReachesAgents(t *testing.T) {
 	if err != nil || status.Servers[0].Agents != 1 {
 		t.Errorf("Status = %+v, %v, want one agent", status, err)
 	}
+	// A stop sends agents away; it does not wait for them until its deadline.
+	if err := r.stop(); err != nil {
+		t.Errorf("stop with an agent connected = %v, want nil", err)
+	}
 }
 
 // TestRingsAreGrantedAlone: an agent gets the rings that its host was registered

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -111,9 +112,10 @@ func (l *listener) handle(h http.Handler) {
 	l.server.Handler = http.MaxBytesHandler(h, maxFeedBody)
 }
 
-// address is where the listener is reached: its own address, with the configured
-// host where that is a name.
 func (l *listener) address() string { return l.socket.Addr().String() }
+
+// url is where others reach the listener.
+func (l *listener) url() string { return urlOf(l.address(), machine()) }
 
 // serve answers requests until stop.
 func (l *listener) serve() error {
@@ -165,5 +167,30 @@ func (h quietHandler) Handle(ctx context.Context, r slog.Record) error {
 	return h.Handler.Handle(ctx, r)
 }
 
-// urlOf is the base URL of a listener's address.
-func urlOf(listen string) string { return "https://" + listen }
+// urlOf is the base URL of an address; anyHost stands in where the address is all
+// of the machine's.
+func urlOf(address, anyHost string) string {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return "https://" + address
+	}
+	if allAddresses(host) {
+		host = anyHost
+	}
+	return "https://" + net.JoinHostPort(host, port)
+}
+
+func allAddresses(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "" || ip != nil && ip.IsUnspecified()
+}
+
+// machine is the name by which others reach this machine; the generated
+// certificate has it where a listener wants it.
+func machine() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return "localhost"
+	}
+	return name
+}

@@ -248,6 +248,6 @@ func newUnlockFile(path string) (seal.UnlockKey, error) {
 // writeProfile writes the client profile for a listener's address.
 func writeProfile(dir, listen string) error {
 	text := fmt.Sprintf("# Client profile of keytide's commands.\nservers:\n  - %s\nca_file: %s\ntoken_file: %s\n",
-		urlOf(listen), caFile, tokenFile)
+		urlOf(listen, "127.0.0.1"), caFile, tokenFile)
 	return secretfile.Replace(filepath.Join(dir, profileFile), []byte(text))
 }

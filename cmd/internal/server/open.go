@@ -178,7 +178,7 @@ func (s *site) member(l openedLedger, key ed25519.PrivateKey) (*replication.Memb
 	return replication.New(replication.MemberConfig{
 		Log: l.log, Replica: l.replica, Logger: s.log,
 		Identity: replication.Identity{
-			Server: s.id.Server, Region: s.id.Region, Address: s.feed.address(), Key: key,
+			Server: s.id.Server, Region: s.id.Region, Address: s.feed.url(), Key: key,
 		},
 		Reconnect: l.nc.ForceReconnect,
 		Agents:    func() (connected, behind int) { return s.hub.Agents() },
@@ -216,7 +216,7 @@ func (s *site) slots(ctx context.Context, l openedLedger) ([][]byte, error) {
 func (s *site) openSource(v *vault) error {
 	servers := s.cfg.Feed.Servers
 	if len(servers) == 0 {
-		servers = []string{"https://" + s.feed.address()}
+		servers = []string{s.feed.url()}
 	}
 	caPath := s.cfg.Feed.CA
 	if caPath == "" {

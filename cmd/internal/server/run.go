@@ -148,7 +148,7 @@ func (s *site) announce(ctx context.Context, hooks Hooks) error {
 			return fmt.Errorf("the first ring: %w", err)
 		}
 	}
-	ready := Ready{Admin: "https://" + s.admin.address(), Feed: "https://" + s.feed.address(), NATS: s.nats()}
+	ready := Ready{Admin: s.admin.url(), Feed: s.feed.url(), NATS: s.nats()}
 	if s.cfg.dev {
 		if err := writeProfile(s.cfg.Dir, s.admin.address()); err != nil {
 			return err

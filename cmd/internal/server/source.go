@@ -82,35 +82,42 @@ func (s *source) run(ctx context.Context) error {
 }
 
 // rebuild makes a state of what both replicas hold now, and wakes the hub.
-func (s *source) rebuild() (faults []error) {
-	before, _ := s.Watch()
-	if before == nil {
-		before = &hub.State{}
-	}
-	next := &hub.State{Rings: make(map[keystore.RingName]*keystore.KeySet), Servers: s.servers, CA: s.ca}
-	known := make(map[string]knownHost)
-	live := make(map[keystore.KID]bool)
+func (s *source) rebuild() []error {
 	var at position
 	var rings []keystore.Ring
 	var hosts []host.Host
 	s.keys.Replica().Read(func(state *events.State) { at.keys, rings = state.Head(), state.Rings() })
 	s.hosts.Replica().Read(func(state *events.State) { at.hosts, hosts = state.Head(), state.Hosts() })
+	sets, faults := s.keySets(at.keys.Epoch, rings)
+	known, more := s.openHosts(hosts)
+	s.vault.keep(liveKIDs(rings, hosts))
+	s.publish(&hub.State{V: at.String(), Rings: sets, Servers: s.servers, CA: s.ca}, at, known)
+	return append(faults, more...)
+}
+
+func (s *source) keySets(epoch keystore.Epoch, rings []keystore.Ring) (map[keystore.RingName]*keystore.KeySet, []error) {
+	before, _ := s.Watch()
+	if before == nil {
+		before = &hub.State{}
+	}
+	sets := make(map[keystore.RingName]*keystore.KeySet, len(rings))
+	var faults []error
 	for _, r := range rings {
-		for _, k := range r.Keys {
-			live[k.KID] = true
-		}
-		set, err := s.keySet(at.keys.Epoch, r, before.Rings[r.Name])
+		set, err := s.keySet(epoch, r, before.Rings[r.Name])
 		if err != nil {
 			faults = append(faults, err)
 		}
 		if set != nil {
-			next.Rings[r.Name] = set
+			sets[r.Name] = set
 		}
 	}
+	return sets, faults
+}
+
+func (s *source) openHosts(hosts []host.Host) (map[string]knownHost, []error) {
+	known := make(map[string]knownHost, len(hosts))
+	var faults []error
 	for _, h := range hosts {
-		for _, secret := range h.Secrets {
-			live[secret.KID] = true
-		}
 		next, err := s.host(h)
 		if err != nil {
 			faults = append(faults, err)
@@ -119,10 +126,23 @@ func (s *source) rebuild() (faults []error) {
 			known[h.Name] = next
 		}
 	}
-	s.vault.keep(live)
-	next.V = at.String()
-	s.publish(next, at, known)
-	return faults
+	return known, faults
+}
+
+// liveKIDs are all keys and secrets that there are.
+func liveKIDs(rings []keystore.Ring, hosts []host.Host) map[keystore.KID]bool {
+	live := make(map[keystore.KID]bool)
+	for _, r := range rings {
+		for _, k := range r.Keys {
+			live[k.KID] = true
+		}
+	}
+	for _, h := range hosts {
+		for _, secret := range h.Secrets {
+			live[secret.KID] = true
+		}
+	}
+	return live
 }
 
 func (s *source) publish(state *hub.State, at position, known map[string]knownHost) {

@@ -131,10 +131,8 @@ func hostsOf(listens []string) []string {
 		if err != nil {
 			continue
 		}
-		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-			if host, err = os.Hostname(); err != nil {
-				continue
-			}
+		if allAddresses(host) {
+			host = machine()
 		}
 		if !slices.Contains(names, host) {
 			names = append(names, host)
