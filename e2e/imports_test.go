@@ -48,6 +48,7 @@ var layers = []layer{
 	{
 		folder: "replication",
 		own:    []string{"keystore", "keystore/host", "keystore/seal", "events", "events/ledger"},
+		tests:  []string{"replication/bus"},
 		modules: []string{
 			"github.com/nats-io/nats.go", "github.com/oklog/ulid/v2", "go.etcd.io/bbolt",
 			"golang.org/x/sync", "golang.org/x/sys",
