@@ -36,7 +36,7 @@ func (a *app) rolloverCommand() *cobra.Command {
 	flags := cmd.Flags()
 	flags.BoolVar(&r.dryRun, "dry-run", false, "say what would happen, and change nothing")
 	flags.BoolVar(&r.force, "force", false, "roll over within the minimum interval, or although a server lags")
-	flags.BoolVar(&r.wait, "wait", false, "wait until every connected agent has the new keys")
+	flags.BoolVar(&r.wait, "wait", false, "wait until every connected agent has been given the new keys")
 	flags.DurationVar(&r.timeout, "timeout", 30*time.Second, "how long --wait waits (`DURATION`)")
 	cmd.RunE = a.call(func(ctx context.Context, client *adminhttp.Client, args []string) error {
 		if r.dryRun {
@@ -113,7 +113,7 @@ func (r *rollover) run(ctx context.Context, client *adminhttp.Client, name strin
 	return r.await(ctx, client, done)
 }
 
-// await waits until every agent that is connected has the rollover, and says who
+// await waits until every agent that is connected has been given the rollover, and says who
 // lacks it when that takes too long. The rollover stands either way.
 func (r *rollover) await(ctx context.Context, client *adminhttp.Client, done adminapi.RolledOver) error {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
@@ -123,7 +123,7 @@ func (r *rollover) await(ctx context.Context, client *adminhttp.Client, done adm
 		now, err := client.Reach(ctx, done.Ring, done.N)
 		switch {
 		case err == nil && len(now.Lacking) == 0:
-			fmt.Fprintf(r.Stderr, "all %d connected agents have version %d\n", now.Connected, done.Version)
+			fmt.Fprintf(r.Stderr, "all %d connected agents have been given version %d\n", now.Connected, done.Version)
 			return nil
 		case err == nil:
 			reach = now
@@ -132,7 +132,7 @@ func (r *rollover) await(ctx context.Context, client *adminhttp.Client, done adm
 		}
 		select {
 		case <-ctx.Done():
-			return hint(fmt.Errorf("ring %s: after %v, %d of %d connected agents lack version %d: %s",
+			return hint(fmt.Errorf("ring %s: after %v, %d of %d connected agents have not been given version %d: %s",
 				done.Ring, r.timeout, len(reach.Lacking), reach.Connected, done.Version, list(reach.Lacking)),
 				"the rollover stands, and cookies stay good: these agents hold the new current key as their future key\nsee who is behind:  keytide status")
 		case <-time.After(reachPause):
