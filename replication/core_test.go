@@ -72,7 +72,7 @@ func (c *core) busDir() string { return filepath.Join(c.dir, "bus") }
 func (c *core) start() {
 	c.tb.Helper()
 	var err error
-	if c.bus, err = bus.Start(bus.Config{StoreDir: c.busDir(), ServerName: "ps-1"}); err != nil {
+	if c.bus, err = bus.Start(bus.Config{StoreDir: c.busDir(), ServerName: "ps-1", MaxStore: 2 << 30}); err != nil {
 		c.tb.Fatal(err)
 	}
 	if c.js, c.nc, err = c.bus.JetStream("test"); err != nil {
