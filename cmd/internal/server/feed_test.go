@@ -55,6 +55,25 @@ func version(t *testing.T, client *agentfeed.Client, ring keystore.RingName, wan
 	}
 }
 
+// reached waits until the one agent that is connected has been given event n: the
+// hub notes it a moment after the agent has read it.
+func (r *running) reached(t *testing.T, n keystore.N) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		reach, err := r.service.Reach(t.Context(), devRing, n)
+		if err == nil && reach.Connected == 1 && len(reach.Lacking) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("Reach = %+v, %v, want one agent that lacks nothing", reach, err)
+		}
+		<-tick.C
+	}
+}
+
 // TestRolloverReachesAgents goes the whole way: from the admin API's operation to
 // what an agent seals with.
 func TestRolloverReachesAgents(t *testing.T) {
@@ -65,14 +84,13 @@ func TestRolloverReachesAgents(t *testing.T) {
 	if len(before.Keys) != 3 {
 		t.Errorf("the agent has %d keys, want current, future and static", len(before.Keys))
 	}
-	if reach, err := r.service.Reach(t.Context(), devRing, 2); err != nil || reach.Connected != 1 || len(reach.Lacking) != 0 {
-		t.Errorf("Reach = %+v, %v, want one agent that lacks nothing", reach, err)
-	}
+	r.reached(t, 2)
 	rolled, err := r.service.Rollover(t.Context(), "alice", devRing, adminapi.Rollover{Intent: intent()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	after := version(t, client, devRing, rolled.Version)
+	r.reached(t, rolled.N)
 	sealing, ok := after.Sealing()
 	future := before.Keys[1]
 	if !ok || sealing.KID != future.KID || future.Role != keystore.Future {
