@@ -23,6 +23,47 @@ type Hosts struct {
 	Hosts []Host `json:"hosts"`
 }
 
+// HostShown is one trusted host with what it has been trusted with: what
+// `host show` prints.
+type HostShown struct {
+	Host
+	Secrets []HostSecret `json:"secrets"` // valid ones, newest first; none once revoked
+	// Keys are those that its agents may know and that are not destroyed. Once it
+	// is revoked, they are the keys that there were until then.
+	Keys []HostKeys `json:"keys"`
+	// Next are the commands that take what a revoked host knows out of use; none
+	// for a host that is registered.
+	Next []string `json:"next"`
+}
+
+// HostSecret is what is known of a shared secret.
+type HostSecret struct {
+	KID        string    `json:"kid"`
+	CreatedAt  time.Time `json:"created_at"`
+	Generation uint64    `json:"generation"` // counts the host's secrets
+}
+
+// HostKeys are keys of one ring that a host's agents may know.
+type HostKeys struct {
+	Ring    string           `json:"ring"`
+	Version keystore.Version `json:"version"` // of the ring, now
+	Keys    []Key            `json:"keys"`
+}
+
+// RevokeHost asks for the end of a trusted host and of its secrets.
+type RevokeHost struct {
+	Intent
+}
+
+// Revoked answers a revocation.
+type Revoked struct {
+	Receipt
+	Host      string     `json:"host"`
+	Destroyed []string   `json:"destroyed"` // kids of its shared secrets
+	Keys      []HostKeys `json:"keys"`      // as of HostShown
+	Next      []string   `json:"next"`
+}
+
 // RegisterHost asks for a new trusted host.
 type RegisterHost struct {
 	Intent

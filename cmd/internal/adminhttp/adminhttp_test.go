@@ -65,6 +65,12 @@ func (f *fake) Verify(context.Context) (adminapi.Verification, error) {
 func (f *fake) Hosts(context.Context) (adminapi.Hosts, error) {
 	return adminapi.Hosts{}, f.ask("", nil)
 }
+func (f *fake) Host(_ context.Context, name string) (adminapi.HostShown, error) {
+	return adminapi.HostShown{Host: adminapi.Host{Name: name}}, f.ask("", name)
+}
+func (f *fake) RevokeHost(_ context.Context, actor, name string, req adminapi.RevokeHost) (adminapi.Revoked, error) {
+	return adminapi.Revoked{Host: name}, f.ask(actor, req)
+}
 func (f *fake) CreateRing(_ context.Context, actor string, req adminapi.CreateRing) (adminapi.RingChanged, error) {
 	return adminapi.RingChanged{}, f.ask(actor, req)
 }
@@ -263,6 +269,8 @@ func TestBadRequests(t *testing.T) {
 		{"POST", "/v1/rings", `{`, "invalid", 400, nil},
 		{"POST", "/v1/rings", strings.Repeat(" ", 70<<10), "invalid", 413, nil},
 		{"GET", "/v1/rings/Bad%20Name", "", "invalid", 422, nil},
+		{"GET", "/v1/hosts/Web-1", "", "invalid", 422, nil},
+		{"POST", "/v1/hosts/web-1/revoke", `{}`, "invalid", 422, []string{"body"}},
 		{"GET", "/v1/rings/sso/replay", "", "invalid", 422, nil},
 		{"GET", "/v1/rings/sso/replay?at=yesterday", "", "invalid", 422, []string{"query.at"}},
 		{"GET", "/v1/rings/sso/history?form=x", "", "invalid", 422, []string{"query.form"}},
@@ -305,6 +313,7 @@ func TestQueriesArrive(t *testing.T) {
 		{func() error { _, err := s.client.Preview(t.Context(), "sso", true); return err }, true},
 		{func() error { _, err := s.client.Reach(t.Context(), "sso", 42); return err }, keystore.N(42)},
 		{func() error { _, err := s.client.Ring(t.Context(), "sso"); return err }, keystore.RingName("sso")},
+		{func() error { _, err := s.client.Host(t.Context(), "web-1"); return err }, "web-1"},
 	} {
 		if err := c.call(); err != nil {
 			t.Error(err)

@@ -21,6 +21,8 @@ func send[O any](ctx context.Context, c *Client, method, path string, in any) (o
 	return out, err
 }
 
+func hostURL(name, rest string) string { return "/v1/hosts/" + url.PathEscape(name) + rest }
+
 func ringURL(name, rest string) string { return "/v1/rings/" + url.PathEscape(name) + rest }
 
 // Status returns the state of the key store.
@@ -87,6 +89,16 @@ func (c *Client) Verify(ctx context.Context) (adminapi.Verification, error) {
 // Hosts lists the trusted hosts.
 func (c *Client) Hosts(ctx context.Context) (adminapi.Hosts, error) {
 	return get[adminapi.Hosts](ctx, c, "/v1/hosts")
+}
+
+// Host shows one trusted host.
+func (c *Client) Host(ctx context.Context, name string) (adminapi.HostShown, error) {
+	return get[adminapi.HostShown](ctx, c, hostURL(name, ""))
+}
+
+// RevokeHost ends a trusted host.
+func (c *Client) RevokeHost(ctx context.Context, name string, req adminapi.RevokeHost) (adminapi.Revoked, error) {
+	return send[adminapi.Revoked](ctx, c, http.MethodPost, hostURL(name, "/revoke"), req)
 }
 
 // RegisterHost registers a trusted host.

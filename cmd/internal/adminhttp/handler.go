@@ -47,6 +47,7 @@ func New(cfg Config) http.Handler {
 	a := &api{Config: cfg, huma: humago.New(mux, conf)}
 	a.rings()
 	a.hosts()
+	a.host()
 	a.audit()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, adminapi.Problem{

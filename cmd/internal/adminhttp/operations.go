@@ -77,6 +77,40 @@ func (a *api) hosts() {
 		})
 }
 
+// HostPath is the part of an operation's input that names the trusted host.
+type HostPath struct {
+	Host string `path:"host" doc:"the trusted host's name"`
+}
+
+func (p HostPath) name() (string, error) {
+	if err := keystore.CheckName(p.Host); err != nil {
+		return "", fmt.Errorf("host name %q: %w", p.Host, err)
+	}
+	return p.Host, nil
+}
+
+func (a *api) host() {
+	register(a, operation(http.MethodGet, "/v1/hosts/{host}", "show-host", "Show a trusted host, and the keys that it may know"),
+		func(ctx context.Context, in *HostPath) (adminapi.HostShown, error) {
+			name, err := in.name()
+			if err != nil {
+				return adminapi.HostShown{}, err
+			}
+			return a.Service.Host(ctx, name)
+		})
+	register(a, operation(http.MethodPost, "/v1/hosts/{host}/revoke", "revoke-host", "End a trusted host and its secrets"),
+		func(ctx context.Context, in *struct {
+			HostPath
+			Body adminapi.RevokeHost
+		}) (adminapi.Revoked, error) {
+			name, err := in.name()
+			if err != nil {
+				return adminapi.Revoked{}, err
+			}
+			return a.Service.RevokeHost(ctx, actorOf(ctx), name, in.Body)
+		})
+}
+
 func (a *api) audit() {
 	register(a, operation(http.MethodGet, "/v1/status", "status", "Show the state of the key store"),
 		func(ctx context.Context, _ *none) (adminapi.Status, error) { return a.Service.Status(ctx) })

@@ -28,6 +28,7 @@ type Reader interface {
 	Replay(ctx context.Context, name keystore.RingName, point Point) (adminapi.Ring, error)
 	Verify(ctx context.Context) (adminapi.Verification, error)
 	Hosts(ctx context.Context) (adminapi.Hosts, error)
+	Host(ctx context.Context, name string) (adminapi.HostShown, error)
 }
 
 // A Changer commits events. Actor is whose token the request carried.
@@ -36,6 +37,7 @@ type Changer interface {
 	SetPolicy(ctx context.Context, actor string, name keystore.RingName, req adminapi.SetPolicy) (adminapi.RingChanged, error)
 	Rollover(ctx context.Context, actor string, name keystore.RingName, req adminapi.Rollover) (adminapi.RolledOver, error)
 	RegisterHost(ctx context.Context, actor string, req adminapi.RegisterHost) (adminapi.Registered, error)
+	RevokeHost(ctx context.Context, actor, name string, req adminapi.RevokeHost) (adminapi.Revoked, error)
 }
 
 // A Span bounds a history: from Since, inclusive, until Until, exclusive. A zero

@@ -21,8 +21,8 @@ import (
 )
 
 func (a *app) hostCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "host", Short: "Register and list trusted hosts"}
-	cmd.AddCommand(a.hostRegister(), a.hostList())
+	cmd := &cobra.Command{Use: "host", Short: "Register, show and revoke trusted hosts"}
+	cmd.AddCommand(a.hostRegister(), a.hostList(), a.hostShow(), a.hostRevoke())
 	return cmd
 }
 
@@ -42,11 +42,7 @@ func (a *app) hostList() *cobra.Command {
 func printHosts(w io.Writer, hosts []adminapi.Host) {
 	rows := make([][]string, len(hosts))
 	for i, h := range hosts {
-		state := "registered"
-		if h.Revoked {
-			state = "revoked"
-		}
-		rows[i] = []string{h.Name, state, strconv.Itoa(h.Agents), stamp(h.RegisteredAt), list(h.Rings)}
+		rows[i] = []string{h.Name, hostState(h), strconv.Itoa(h.Agents), stamp(h.RegisteredAt), list(h.Rings)}
 	}
 	printTable(w, []string{"HOST", "STATE", "AGENTS", "REGISTERED", "RINGS"}, rows)
 }

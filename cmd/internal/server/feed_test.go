@@ -2,11 +2,15 @@ package server
 
 import (
 	"encoding/base64"
+	"errors"
+	"log/slog"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/keytide/keytide/agentfeed"
+	"github.com/keytide/keytide/events"
 	"github.com/keytide/keytide/keystore"
 	"github.com/keytide/keytide/keystore/adminapi"
 )
@@ -126,5 +130,111 @@ func TestRingsAreGrantedAlone(t *testing.T) {
 	version(t, both, devRing, 1)
 	if one.Ring(devRing).Snapshot() != nil {
 		t.Error("an agent got a ring that its host was not granted")
+	}
+}
+
+// TestRevokedHostIsCutOff: its stream ends within a second, nothing of its secret
+// stays, and others are not disturbed. It holds after a restart too.
+func TestRevokedHostIsCutOff(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "dev")
+	r := start(t, dir)
+	gone, stays := r.agent(t, "gone", devRing), r.agent(t, "stays", devRing)
+	version(t, gone, devRing, 1)
+	version(t, stays, devRing, 1)
+	req := adminapi.RevokeHost{Intent: intent()}
+	done, err := r.service.RevokeHost(t.Context(), "alice", "gone", req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := time.Now()
+	r.connected(t, "gone", 0)
+	t.Logf("cut off within %v of the answer", time.Since(asked))
+	kid, err := keystore.ParseKID(done.Destroyed[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := r.hosts.Replica().Value(events.MaterialKey(kid)); ok {
+		t.Error("the ledger still has the secret")
+	}
+	again, err := r.service.RevokeHost(t.Context(), "alice", "gone", req)
+	if err != nil || again.ID != done.ID {
+		t.Errorf("the retried revocation = event %s, %v, want %s", again.ID, err, done.ID)
+	}
+	if _, err := r.service.RevokeHost(t.Context(), "alice", "stays", req); !errors.Is(err, keystore.ErrInvalid) {
+		t.Errorf("RevokeHost of another host with a used request id = %v, want %v", err, keystore.ErrInvalid)
+	}
+	rolled, err := r.service.Rollover(t.Context(), "alice", devRing, adminapi.Rollover{Intent: intent()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	version(t, stays, devRing, rolled.Version)
+	if got := gone.Ring(devRing).Snapshot().Version; got != 1 {
+		t.Errorf("the revoked host's agent is at version %d, want the one that it had, 1", got)
+	}
+	r.connected(t, "stays", 1)
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	r = start(t, dir)
+	if h, ok := r.source.Host("gone"); !ok || !h.Revoked || len(h.Secrets) != 0 {
+		t.Errorf("after a restart the source has %+v, %v, want the host revoked and without secrets", h, ok)
+	}
+}
+
+// connected waits until a host has so many agents.
+func (r *running) connected(t *testing.T, host string, want int) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		shown, err := r.service.Host(t.Context(), host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if shown.Agents == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("host %s has %d agents, want %d", host, shown.Agents, want)
+		}
+		<-tick.C
+	}
+}
+
+// TestSourceLooksAtChangedHostsAlone: an event of one host does not make the source
+// look at all the others.
+func TestSourceLooksAtChangedHostsAlone(t *testing.T) {
+	r := start(t, filepath.Join(t.TempDir(), "dev"))
+	for _, name := range []string{"a", "b", "c"} {
+		if _, err := r.service.RegisterHost(t.Context(), "alice", adminapi.RegisterHost{Intent: intent(), Name: name, Rings: []string{devRing}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	done, err := r.service.RevokeHost(t.Context(), "alice", "b", adminapi.RevokeHost{Intent: intent()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A source of its own: the server's belongs to its goroutine.
+	s := &source{keys: r.keys, hosts: r.hosts, vault: r.source.vault, log: slog.New(slog.DiscardHandler)}
+	names := func(from keystore.N) (names []string, destroyed int) {
+		hosts, kids := s.changedHosts(from, done.N)
+		for _, h := range hosts {
+			names = append(names, h.Name)
+		}
+		slices.Sort(names)
+		return names, len(kids)
+	}
+	for from, want := range map[keystore.N][]string{0: {"a", "b", "c"}, 2: {"b", "c"}, done.N - 1: {"b"}, done.N: nil} {
+		if got, _ := names(from); !slices.Equal(got, want) {
+			t.Errorf("changed after event %d: %v, want %v", from, got, want)
+		}
+	}
+	if _, destroyed := names(done.N - 1); destroyed != 1 {
+		t.Errorf("%d secrets destroyed, want 1", destroyed)
+	}
+	s.unopened = map[string]bool{"a": true}
+	if got, _ := names(done.N - 1); !slices.Equal(got, []string{"a", "b"}) {
+		t.Errorf("with a host that did not open: %v, want it too", got)
 	}
 }

@@ -228,7 +228,7 @@ func (s *site) openSource(v *vault) error {
 	}
 	s.source = &source{
 		keys: s.keys, hosts: s.hosts, vault: v, servers: servers, ca: ca, log: s.log,
-		known: make(map[string]knownHost), changed: make(chan struct{}),
+		known: make(map[string]knownHost), unopened: make(map[string]bool), changed: make(chan struct{}),
 	}
 	s.hub, err = hub.New(hub.Config{Source: s.source, Server: s.id.Server, Logger: s.log})
 	if err != nil {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,6 +24,7 @@ type source struct {
 	servers     []string
 	ca          []byte
 	log         *slog.Logger
+	unopened    map[string]bool // hosts whose secrets did not open; rebuild's alone
 
 	mu      sync.Mutex // guards the fields below
 	state   *hub.State
@@ -81,18 +84,60 @@ func (s *source) run(ctx context.Context) error {
 	}
 }
 
-// rebuild makes a state of what both replicas hold now, and wakes the hub.
+// rebuild makes a state of what both replicas hold now, and wakes the hub. It
+// looks at the hosts that have changed alone, so that registering many hosts does
+// not cost their number squared.
 func (s *source) rebuild() []error {
+	before := s.position()
 	var at position
 	var rings []keystore.Ring
-	var hosts []host.Host
 	s.keys.Replica().Read(func(state *events.State) { at.keys, rings = state.Head(), state.Rings() })
-	s.hosts.Replica().Read(func(state *events.State) { at.hosts, hosts = state.Head(), state.Hosts() })
+	s.hosts.Replica().Read(func(state *events.State) { at.hosts = state.Head() })
 	sets, faults := s.keySets(at.keys.Epoch, rings)
+	hosts, destroyed := s.changedHosts(before.hosts.N, at.hosts.N)
 	known, more := s.openHosts(hosts)
-	s.vault.keep(liveKIDs(rings, hosts))
 	s.publish(&hub.State{V: at.String(), Rings: sets, Servers: s.servers, CA: s.ca}, at, known)
+	s.vault.forget(destroyed)
 	return append(faults, more...)
+}
+
+// changedHosts returns the hosts that events after from, up to at least to, have
+// changed, as they are now, those whose secrets did not open the last time, and the
+// secrets that these events destroyed. From 0 on that is every host.
+func (s *source) changedHosts(from, to keystore.N) (hosts []host.Host, destroyed []keystore.KID) {
+	names := make(map[string]bool)
+	maps.Copy(names, s.unopened)
+	replica := s.hosts.Replica()
+	all := from == 0
+	if !all {
+		for rec, err := range replica.Records(from+1, to) {
+			var e events.Event
+			if err == nil {
+				e, err = events.Decode(rec)
+			}
+			if err != nil {
+				s.log.Error("the newest events of the hosts are not readable; looking at every host", "err", err)
+				all = true
+				break
+			}
+			if c, err := events.DecodeHostChange(e.Type, e.Payload); err == nil {
+				names[c.Host] = true
+				destroyed = append(destroyed, c.Destroyed...)
+			}
+		}
+	}
+	replica.Read(func(state *events.State) {
+		if all {
+			hosts = state.Hosts()
+			return
+		}
+		for name := range names {
+			if h, ok := state.Host(name); ok {
+				hosts = append(hosts, h)
+			}
+		}
+	})
+	return hosts, destroyed
 }
 
 func (s *source) keySets(epoch keystore.Epoch, rings []keystore.Ring) (map[keystore.RingName]*keystore.KeySet, []error) {
@@ -114,12 +159,16 @@ func (s *source) keySets(epoch keystore.Epoch, rings []keystore.Ring) (map[keyst
 	return sets, faults
 }
 
+// openHosts opens the secrets of hosts. One whose secrets do not open stays as it
+// was, and is tried again at the next event.
 func (s *source) openHosts(hosts []host.Host) (map[string]knownHost, []error) {
 	known := make(map[string]knownHost, len(hosts))
 	var faults []error
 	for _, h := range hosts {
 		next, err := s.host(h)
+		delete(s.unopened, h.Name)
 		if err != nil {
+			s.unopened[h.Name] = true
 			faults = append(faults, err)
 		}
 		if next.Name != "" {
@@ -129,29 +178,15 @@ func (s *source) openHosts(hosts []host.Host) (map[string]knownHost, []error) {
 	return known, faults
 }
 
-// liveKIDs are all keys and secrets that there are.
-func liveKIDs(rings []keystore.Ring, hosts []host.Host) map[keystore.KID]bool {
-	live := make(map[keystore.KID]bool)
-	for _, r := range rings {
-		for _, k := range r.Keys {
-			live[k.KID] = true
-		}
-	}
-	for _, h := range hosts {
-		for _, secret := range h.Secrets {
-			live[secret.KID] = true
-		}
-	}
-	return live
-}
-
-func (s *source) publish(state *hub.State, at position, known map[string]knownHost) {
+// publish makes state the newest one, with the hosts that have changed.
+func (s *source) publish(state *hub.State, at position, changed map[string]knownHost) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	maps.Copy(s.known, changed)
 	if s.state != nil && s.state.V == state.V {
 		return
 	}
-	s.state, s.at, s.known = state, at, known
+	s.state, s.at = state, at
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
@@ -168,7 +203,21 @@ func (s *source) keySet(epoch keystore.Epoch, r keystore.Ring, before *keystore.
 	if err != nil {
 		return before, fmt.Errorf("ring %s version %d: %w", r.Name, r.Version, err)
 	}
+	s.vault.forget(dropped(before, set))
 	return set, nil
+}
+
+// dropped are the keys of a ring's set that its next one has no more.
+func dropped(before, after *keystore.KeySet) (kids []keystore.KID) {
+	if before == nil {
+		return nil
+	}
+	for _, k := range before.Keys {
+		if !slices.ContainsFunc(after.Keys, func(left keystore.SetKey) bool { return left.KID == k.KID }) {
+			kids = append(kids, k.KID)
+		}
+	}
+	return kids
 }
 
 func (s *source) host(h host.Host) (knownHost, error) {

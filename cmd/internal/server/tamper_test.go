@@ -135,7 +135,7 @@ func TestVaultRefusesWhatIsNotInItsPlace(t *testing.T) {
 	if _, err := v.open(fixed(nil), "ring:sso", m.KID()); err != nil {
 		t.Errorf("a second open = %v, want what was opened before", err)
 	}
-	v.keep(map[keystore.KID]bool{})
+	v.forget([]keystore.KID{m.KID()})
 	if _, err := v.open(fixed(nil), "ring:sso", m.KID()); err == nil {
 		t.Error("the vault still holds a key that it was told to forget")
 	}

@@ -58,14 +58,12 @@ func (v *vault) open(from values, owner string, kid keystore.KID) (keystore.Mate
 	return m, nil
 }
 
-// keep forgets all material but that of these kids.
-func (v *vault) keep(kids map[keystore.KID]bool) {
+// forget drops material that is destroyed.
+func (v *vault) forget(kids []keystore.KID) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for kid := range v.opened {
-		if !kids[kid] {
-			delete(v.opened, kid)
-		}
+	for _, kid := range kids {
+		delete(v.opened, kid)
 	}
 }
 
