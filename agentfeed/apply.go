@@ -52,7 +52,8 @@ func (c *Client) apply(v string, state *wire.State, asOf time.Time, from Status)
 		c.ca = state.CA
 	}
 	c.staleAfter = time.Duration(min(max(state.StaleAfter, 1), 3600)) * time.Second
-	c.ready, c.refused, c.position, c.feeding = true, false, position, from
+	c.ready, c.refused, c.cached, c.feeding = true, false, false, from
+	c.state, c.position = state, position
 	c.proved(asOf)
 	c.notify()
 	return nil
@@ -96,7 +97,7 @@ func (c *Client) beat(v string, asOf time.Time) error {
 	if !c.ready || position.Before(c.position) {
 		return fmt.Errorf("%w: its heartbeat is at %s, this agent at %s", errBehind, position, c.position)
 	}
-	c.position = position
+	c.position, c.cached = position, false
 	c.proved(asOf)
 	return nil
 }

@@ -122,10 +122,7 @@ func (n *pipeNet) client(t *testing.T, hosts ...string) (*Client, func()) {
 		c.host.Servers = append(c.host.Servers, "http://"+h)
 	}
 	f := &follower{client: c, random: rand.New(rand.NewPCG(1, 2)), http: &http.Client{Transport: &http.Transport{DialContext: n.dial}}}
-	go func() {
-		defer close(c.done)
-		f.run(ctx)
-	}()
+	c.start(ctx, f)
 	return c, func() { c.Close(); time.Sleep(time.Second); synctest.Wait() }
 }
 

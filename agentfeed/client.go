@@ -25,6 +25,7 @@ type State string
 
 const (
 	StateWaiting State = "waiting" // holds no rings yet
+	StateCached  State = "cached"  // holds those of its cache file; no server has been reached since the start
 	StateFresh   State = "fresh"
 	StateStale   State = "stale" // no proof for 60 s; goes on with the rings it has
 )
@@ -38,6 +39,7 @@ type Status struct {
 	Server   string        // id of the policy server that feeds; "" while there is none
 	URL      string        // where that server is
 	Err      error         // why there is none; nil while there is one
+	CacheErr error         // why the cache file cannot be used or written; wraps ErrCache
 }
 
 // A Client holds the rings of one trusted host. All methods are safe for
@@ -47,12 +49,15 @@ type Client struct {
 	config Config
 	log    *slog.Logger
 	cancel context.CancelFunc
-	done   chan struct{} // closed when run has ended
+	done   chan struct{} // closed when the goroutines have ended
 
 	mu         sync.Mutex // guards the fields below
 	changed    chan struct{}
 	rings      map[keystore.RingName]*Ring
 	ready      bool
+	cached     bool        // the rings are the cache file's
+	cacheErr   error       // Status.CacheErr
+	state      *wire.State // the newest, as it came; nil while there is none
 	position   wire.Position
 	servers    []string // as the newest state says
 	ca         string   // as the newest state says
@@ -70,7 +75,8 @@ type Ring struct {
 }
 
 // New makes a client and begins to connect in the background. It reads the files
-// that c names and does no other I/O. Close ends it.
+// that c names and does no other I/O. A cache file that cannot be used is no error:
+// Status says why. Close ends it.
 func New(c Config) (*Client, error) {
 	host, err := c.hostFile()
 	if err != nil {
@@ -86,12 +92,23 @@ func New(c Config) (*Client, error) {
 		cancel: cancel, done: make(chan struct{}),
 		changed: make(chan struct{}), rings: make(map[keystore.RingName]*Ring),
 	}
-	f := &follower{client: client, random: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))}
-	go func() {
-		defer close(client.done)
-		f.run(ctx)
-	}()
+	client.start(ctx, &follower{client: client, random: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))})
 	return client, nil
+}
+
+// start takes over the cache and starts the client's goroutines, which end with ctx.
+func (c *Client) start(ctx context.Context, f *follower) {
+	k := &keeper{client: c, path: c.config.CacheFile}
+	var running sync.WaitGroup
+	if k.path != "" {
+		k.restore()
+		running.Go(func() { k.run(ctx.Done()) })
+	}
+	running.Go(func() { f.run(ctx) })
+	go func() {
+		running.Wait()
+		close(c.done)
+	}()
 }
 
 // Close ends the feed and waits for it. Rings keep the keys they have.
@@ -101,7 +118,8 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// WaitReady waits until the client holds its rings. It returns earlier, with a
+// WaitReady waits until the client holds its rings, from a server or from its cache
+// file: Status says which. It returns earlier, with a
 // *ProblemError, when every server refuses this host: a wrong secret or a revoked
 // host, which waiting does not mend. The client nevertheless goes on trying.
 func (c *Client) WaitReady(ctx context.Context) error {
@@ -228,6 +246,7 @@ func (c *Client) Status() Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.feeding
+	s.CacheErr = c.cacheErr
 	if !c.ready {
 		s.State = StateWaiting
 		return s
@@ -235,9 +254,13 @@ func (c *Client) Status() Status {
 	s.Age = max(0, time.Since(c.proof))
 	s.AsOf = c.proof.Round(0)
 	s.Position = c.position.String()
-	s.State = StateFresh
-	if s.Age >= c.staleAfter {
+	switch {
+	case c.cached:
+		s.State = StateCached
+	case s.Age >= c.staleAfter:
 		s.State = StateStale
+	default:
+		s.State = StateFresh
 	}
 	return s
 }

@@ -26,6 +26,16 @@ type Config struct {
 	Secret     keystore.Material // the shared secret
 	SecretFile string            // or the path of a file with it, in base64url
 
+	// CacheFile is where the newest state is kept, sealed under the shared secret, so
+	// that the agent can start while no server can be reached. One client each may
+	// have a file. If empty, there is no cache and keys never touch a disk; without a
+	// server WaitReady then waits.
+	CacheFile string
+
+	// PreviousSecret is the shared secret before Secret, if there was one. It may
+	// still open the cache; nothing else is done with it.
+	PreviousSecret keystore.Material
+
 	// Proxy chooses an HTTP CONNECT proxy, as in http.Transport. If nil, none.
 	Proxy func(*http.Request) (*url.URL, error)
 

@@ -15,5 +15,8 @@
 // shared secret can change what it holds: neither a proxy that ends TLS nor a
 // recorded answer can. SPEC.md has the bytes.
 //
+// With Config.CacheFile it starts from its last rings while no server can be
+// reached; without, keys never touch a disk.
+//
 // It imports the standard library and this module's keystore only.
 package agentfeed

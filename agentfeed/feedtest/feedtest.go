@@ -90,9 +90,14 @@ func (s *Server) Config() agentfeed.Config {
 // Host registers a trusted host for these rings, or for all when none is named, and
 // returns its host file. Called again it returns the same secret.
 func (s *Server) Host(name string, rings ...keystore.RingName) agentfeed.HostFile {
-	secret := s.store.register(name, rings)
+	secret := s.store.register(name, rings, newMaterial())
 	return agentfeed.HostFile{Servers: []string{s.URL()}, CA: s.ca, Host: name, KID: secret.KID(), Secret: secret}
 }
+
+// Admit registers a trusted host that has all rings with a secret that the test
+// chooses, so that one host file serves for several servers. A host that is
+// registered already keeps its secret.
+func (s *Server) Admit(name string, secret keystore.Material) { s.store.register(name, nil, secret) }
 
 // WriteHostFile registers a trusted host as Host does, and writes its host file
 // into a directory of the test's.

@@ -73,13 +73,12 @@ func (s *store) serve(url string) {
 	s.replace(func(state *hub.State) { state.Servers = []string{url} })
 }
 
-func (s *store) register(name string, rings []keystore.RingName) keystore.Material {
+func (s *store) register(name string, rings []keystore.RingName, secret keystore.Material) keystore.Material {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if h, ok := s.known[name]; ok {
 		return h.Secrets[0].Material
 	}
-	secret := newMaterial()
 	s.known[name] = hub.Host{Name: name, Rings: slices.Clone(rings), Secrets: []hub.Secret{{KID: secret.KID(), Material: secret}}}
 	s.all[name] = len(rings) == 0
 	s.hosts++

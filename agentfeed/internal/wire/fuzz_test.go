@@ -104,3 +104,18 @@ func FuzzState(f *testing.F) {
 		}
 	})
 }
+
+func FuzzOpenCache(f *testing.F) {
+	m := material(f, secretHex)
+	good, err := wire.SealCache(m, "web-1", wire.Cache{State: wire.State{V: "1.1-1.1"}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add(good[:25])
+	f.Fuzz(func(t *testing.T, file []byte) {
+		if _, err := wire.OpenCache(file, "web-1", m); err == nil != bytes.Equal(file, good) || err != nil && !errors.Is(err, wire.ErrCache) {
+			t.Errorf("%x: error %v", file, err)
+		}
+	})
+}

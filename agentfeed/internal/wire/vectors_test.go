@@ -3,6 +3,7 @@ package wire_test
 import (
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"flag"
 	"os"
 	"testing"
@@ -18,12 +19,37 @@ var update = flag.Bool("update", false, "write the vectors anew")
 const vectorFile = "../../testdata/vectors/feed.json"
 
 type vectors struct {
-	Comment     string           `json:"comment"`
-	Auth        []authVector     `json:"auth"`
-	AuthInvalid []authVector     `json:"auth_invalid"`
-	Seal        []sealVector     `json:"seal"`
-	SealInvalid []sealVector     `json:"seal_invalid"`
-	Positions   []positionVector `json:"positions"`
+	Comment      string           `json:"comment"`
+	Auth         []authVector     `json:"auth"`
+	AuthInvalid  []authVector     `json:"auth_invalid"`
+	Seal         []sealVector     `json:"seal"`
+	SealInvalid  []sealVector     `json:"seal_invalid"`
+	Cache        []cacheVector    `json:"cache"`
+	CacheInvalid []cacheVector    `json:"cache_invalid"`
+	Positions    []positionVector `json:"positions"`
+}
+
+type cacheVector struct {
+	Note   string `json:"note"`
+	Secret string `json:"secret_hex"`
+	Host   string `json:"host"`
+	File   string `json:"file"` // b64url
+	Plain  string `json:"plaintext,omitempty"`
+}
+
+// open gives the JSON of what the file holds.
+func (v cacheVector) open(tb testing.TB) (string, error) {
+	tb.Helper()
+	file, err := wire.B64.DecodeString(v.File)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	cache, err := wire.OpenCache(file, v.Host, material(tb, v.Secret))
+	if err != nil {
+		return "", err
+	}
+	plain, err := json.Marshal(cache)
+	return string(plain), err
 }
 
 type authVector struct {
@@ -130,12 +156,23 @@ func TestVectors(t *testing.T) {
 			t.Errorf("seal_invalid %q: opened", c.Note)
 		}
 	}
+	for _, c := range v.Cache {
+		if plain, err := c.open(t); err != nil || plain != c.Plain {
+			t.Errorf("cache %q: %s, %v; want %s", c.Note, plain, err, c.Plain)
+		}
+	}
+	for _, c := range v.CacheInvalid {
+		if _, err := c.open(t); !errors.Is(err, wire.ErrCache) {
+			t.Errorf("cache_invalid %q: error %v, want ErrCache", c.Note, err)
+		}
+	}
 	for _, c := range v.Positions {
 		if _, err := wire.ParsePosition(c.Text); (err == nil) != c.Valid {
 			t.Errorf("position %q: error %v, want valid %v", c.Text, err, c.Valid)
 		}
 	}
-	if len(v.Auth) == 0 || len(v.AuthInvalid) == 0 || len(v.Seal) == 0 || len(v.SealInvalid) == 0 || len(v.Positions) == 0 {
+	if len(v.Auth) == 0 || len(v.AuthInvalid) == 0 || len(v.Seal) == 0 || len(v.SealInvalid) == 0 ||
+		len(v.Cache) == 0 || len(v.CacheInvalid) == 0 || len(v.Positions) == 0 {
 		t.Error("a section of the vectors is empty")
 	}
 }

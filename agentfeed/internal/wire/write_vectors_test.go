@@ -3,6 +3,7 @@ package wire_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -23,12 +24,15 @@ func writeVectors(t *testing.T) {
 	t.Helper()
 	auth := sampleAuth(t)
 	ring, beat := sampleSeals(t)
+	cache := sampleCache(t, ring)
 	v := vectors{
-		Comment:     "Vectors of the agent feed, version 1: see SPEC.md, section 9. The secrets are examples.",
-		Auth:        auth,
-		AuthInvalid: spoilAuth(auth[0]),
-		Seal:        []sealVector{ring, beat},
-		SealInvalid: spoilSeal(ring),
+		Comment:      "Vectors of the agent feed, version 1: see SPEC.md, section 10. The secrets are examples.",
+		Auth:         auth,
+		AuthInvalid:  spoilAuth(auth[0]),
+		Seal:         []sealVector{ring, beat},
+		SealInvalid:  spoilSeal(ring),
+		Cache:        []cacheVector{cache},
+		CacheInvalid: spoilCache(t, cache),
 		Positions: []positionVector{{"1.42-1.7", true}, {"0.0-0.0", true}, {"18446744073709551615.1-1.1", true},
 			{"01.42-1.7", false}, {"1.42", false}, {"1.42-1.7-1.1", false}, {"1.-1.7", false}, {"+1.42-1.7", false},
 			{"18446744073709551616.1-1.1", false}, {"1.42-1.7 ", false}, {"", false}},
@@ -142,5 +146,53 @@ func spoilSeal(good sealVector) []sealVector {
 		v.CT = v.CT[:40] + string(last) + v.CT[41:]
 	})
 	add("line end in the middle", func(v *sealVector) { v.CT = v.CT[:40] + "\n" + v.CT[40:] })
+	return list
+}
+
+func sampleCache(t *testing.T, ring sealVector) cacheVector {
+	t.Helper()
+	var c wire.Cache
+	if err := json.Unmarshal([]byte(`{"as_of":"2026-11-22T10:00:15Z","state":`+ring.Plain+`}`), &c); err != nil {
+		t.Fatal(err)
+	}
+	plain, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := wire.SealCache(material(t, secretHex), ring.Host, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cacheVector{"a state with one key", secretHex, ring.Host, wire.B64.EncodeToString(file), string(plain)}
+}
+
+func spoilCache(t *testing.T, good cacheVector) []cacheVector {
+	t.Helper()
+	var list []cacheVector
+	add := func(note string, edit func(*cacheVector)) {
+		bad := good
+		bad.Note, bad.Plain = note, ""
+		edit(&bad)
+		list = append(list, bad)
+	}
+	changed := func(edit func(file []byte) []byte) func(*cacheVector) {
+		return func(v *cacheVector) {
+			file, err := wire.B64.DecodeString(v.File)
+			if err != nil {
+				t.Fatal(err)
+			}
+			v.File = wire.B64.EncodeToString(edit(file))
+		}
+	}
+	add("other secret", func(v *cacheVector) { v.Secret = otherHex })
+	add("other host", func(v *cacheVector) { v.Host = "web-2" })
+	for _, at := range []int{0, 1, 9, 25, 40, 200} {
+		add(fmt.Sprintf("one bit of byte %d changed", at), changed(func(file []byte) []byte { file[at] ^= 1; return file }))
+	}
+	add("one bit of the last byte changed", changed(func(file []byte) []byte { file[len(file)-1] ^= 1; return file }))
+	add("cut short", changed(func(file []byte) []byte { return file[:len(file)-1] }))
+	add("one byte more", changed(func(file []byte) []byte { return append(file, 0) }))
+	add("header only", changed(func(file []byte) []byte { return file[:25] }))
+	add("empty", changed(func([]byte) []byte { return nil }))
 	return list
 }
