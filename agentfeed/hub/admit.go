@@ -76,7 +76,7 @@ func (h *Hub) authenticate(r *http.Request, a *wire.Authorization, g *grant) *wi
 		}
 		return problem(wire.BadMAC)
 	}
-	now := now()
+	now := h.now()
 	if skew := now.Sub(time.Unix(a.Time, 0)); skew.Abs() > wire.Window {
 		p := problem(wire.ClockSkew)
 		p.Now = &now

@@ -74,10 +74,18 @@ type Config struct {
 	// seconds. If zero, 60 seconds.
 	StaleAfter time.Duration
 
-	// MaxStreams is how many streams one host may have at a time. If zero, 100: a
-	// host's applications may each have their own. Too many let one host use up
+	// MaxStale is how long an agent without proof may seal with the keys it has, in
+	// whole seconds. If zero, for ever: agents go on when all servers are gone.
+	MaxStale time.Duration
+
+	// MaxStreams is how many streams, and polls that wait, one host may have at a
+	// time. If zero, 100: a host's applications may each have their own. Too many let one host use up
 	// the server's file descriptors.
 	MaxStreams int
+
+	// ClockOffset is added to this machine's clock. It is for tests of agents; a
+	// server whose clock is off should have its clock set.
+	ClockOffset time.Duration
 
 	Logger *slog.Logger // if nil, nothing is logged
 }
@@ -86,8 +94,8 @@ func (c *Config) fill() error {
 	if c.Source == nil || c.Server == "" {
 		return errors.New("hub: Source and Server are required")
 	}
-	if c.Heartbeat < 0 || c.StaleAfter < 0 || c.MaxStreams < 0 {
-		return errors.New("hub: Heartbeat, StaleAfter and MaxStreams must not be negative")
+	if c.Heartbeat < 0 || c.StaleAfter < 0 || c.MaxStale < 0 || c.MaxStreams < 0 {
+		return errors.New("hub: Heartbeat, StaleAfter, MaxStale and MaxStreams must not be negative")
 	}
 	if c.Heartbeat == 0 {
 		c.Heartbeat = 15 * time.Second
@@ -113,7 +121,7 @@ type Hub struct {
 	log    limitedLog
 
 	closing chan struct{}  // closed by Close
-	serving sync.WaitGroup // streams
+	serving sync.WaitGroup // streams and polls that wait
 
 	mu      sync.Mutex // guards the fields below
 	closed  bool
@@ -141,7 +149,7 @@ func New(c Config) (*Hub, error) {
 	}, nil
 }
 
-// Agents counts the streams that are open, and those of them that have not been
+// Agents counts the streams that are open and the polls that wait, and those of them that have not been
 // given the newest state.
 func (h *Hub) Agents() (connected, behind int) {
 	state, _ := h.config.Source.Watch()
@@ -183,7 +191,7 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path == "/v1/feed" && r.Method == http.MethodGet:
 		h.serveFeed(w, r)
 	case r.URL.Path == "/v1/feed/time" && isRead(r):
-		writeJSON(w, http.StatusOK, "application/json", map[string]any{"now": now(), "versions": []int{1}})
+		writeJSON(w, http.StatusOK, "application/json", map[string]any{"now": h.now(), "versions": []int{1}})
 	case r.URL.Path == "/healthz" && isRead(r):
 		w.Write([]byte("ok\n"))
 	case r.URL.Path == "/v1/feed", r.URL.Path == "/v1/feed/time", r.URL.Path == "/healthz":
@@ -199,10 +207,23 @@ func isRead(r *http.Request) bool {
 }
 
 // now is the time as the feed writes it.
-func now() time.Time { return time.Now().UTC().Round(time.Millisecond) }
+func (h *Hub) now() time.Time {
+	return time.Now().Add(h.config.ClockOffset).UTC().Round(time.Millisecond)
+}
+
+// asOf is when the source last knew that its state was current, never later than
+// now, by the same clock.
+func (h *Hub) asOf() time.Time {
+	asOf := h.config.Source.AsOf().Add(h.config.ClockOffset).UTC()
+	if now := h.now(); asOf.After(now) {
+		return now
+	}
+	return asOf
+}
 
 // serveFeed admits a request and streams to it or answers it once.
 func (h *Hub) serveFeed(w http.ResponseWriter, r *http.Request) {
+	received := h.now()
 	g, problem := h.admit(r)
 	if problem != nil {
 		h.refuse(w, r, g, *problem)
@@ -212,7 +233,7 @@ func (h *Hub) serveFeed(w http.ResponseWriter, r *http.Request) {
 		h.serveStream(w, r, g)
 		return
 	}
-	h.servePoll(w, r, g)
+	h.servePoll(w, r, g, received)
 }
 
 // refuse answers with a problem, and logs it when a person may want to know.

@@ -15,7 +15,8 @@ import (
 // writeTimeout is how long an agent may take nothing before its stream is cut.
 const writeTimeout = 10 * time.Second
 
-// A stream is one agent's. Its handler's goroutine owns all but shown.
+// A stream is one agent's, or a poll that waits, which has but grant and shown.
+// Its handler's goroutine owns all but shown.
 type stream struct {
 	hub     *Hub
 	grant   *grant
@@ -52,14 +53,12 @@ func (v view) equal(o view) bool {
 // message is the sealed content of a ring event.
 func (h *Hub) message(position string, v view) wire.State {
 	m := wire.State{
-		V: position, IssuedAt: now(), AsOf: h.config.Source.AsOf().UTC(),
-		StaleAfter: int64(h.config.StaleAfter / time.Second),
-		Servers:    v.servers, CA: string(v.ca),
+		V: position, AsOf: h.asOf(),
+		StaleAfter: int64(h.config.StaleAfter / time.Second), MaxStale: int64(h.config.MaxStale / time.Second),
+		Servers: v.servers, CA: string(v.ca),
 		Rings: make([]wire.Ring, 0, len(v.rings)),
 	}
-	if m.AsOf.After(m.IssuedAt) {
-		m.AsOf = m.IssuedAt
-	}
+	m.IssuedAt = h.now() // taken last: not before AsOf
 	for _, set := range v.rings {
 		m.Rings = append(m.Rings, wire.RingOf(set))
 	}
@@ -137,11 +136,8 @@ func (s *stream) run(r *http.Request) error {
 	defer beat.Stop()
 	for {
 		state, changed := s.hub.config.Source.Watch()
-		host, ok := s.hub.config.Source.Host(s.grant.host)
-		if !ok || len(host.Secrets) == 0 {
-			host.Revoked = true // a host that is gone is told no more than that
-		}
-		if p := standing(host, s.grant.kid); p != nil {
+		host, p := s.hub.hostOf(s.grant)
+		if p != nil {
 			s.hub.config.Logger.Info("agent cut off", "host", s.grant.host, "problem", p.Title)
 			return s.write(wire.Event{Name: wire.EventProblem}, p)
 		}
@@ -192,7 +188,7 @@ func (s *stream) beat() error {
 		return nil
 	}
 	position := *shown
-	sealed, err := s.channel.Seal(wire.EventBeat, position, wire.Beat{AsOf: s.hub.config.Source.AsOf().UTC()})
+	sealed, err := s.channel.Seal(wire.EventBeat, position, wire.Beat{AsOf: s.hub.asOf()})
 	if err != nil {
 		return err
 	}

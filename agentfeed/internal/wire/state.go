@@ -35,6 +35,9 @@ type Bye struct {
 // Beat is the sealed content of a heartbeat.
 type Beat struct {
 	AsOf time.Time `json:"as_of"`
+	// ReceivedAt stands in answers to polls only: when the request came, by the
+	// server's clock.
+	ReceivedAt *time.Time `json:"received_at,omitempty"`
 }
 
 // State is the sealed content of a ring event: all that a host is told.
@@ -47,6 +50,8 @@ type State struct {
 	Servers    []string  `json:"servers"`
 	CA         string    `json:"ca,omitempty"` // PEM
 	Rings      []Ring    `json:"rings"`
+
+	ReceivedAt *time.Time `json:"received_at,omitempty"` // as in Beat
 }
 
 // Ring is one ring of a State.
