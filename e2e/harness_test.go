@@ -77,11 +77,16 @@ func (t *transcript) String() string {
 	return t.bytes.String()
 }
 
-// start runs a program and waits for the line of its standard output that begins
-// with prefix; with no prefix, for nothing. The process is killed when the test ends.
+// start runs a program under test, or one named by an absolute path, and waits for
+// the line of its standard output that begins with prefix; with no prefix, for
+// nothing. The process is killed when the test ends.
 func start(tb testing.TB, output *transcript, prefix string, argv ...string) *process {
 	tb.Helper()
-	cmd := exec.Command(filepath.Join(binaries, argv[0]), argv[1:]...)
+	program := argv[0]
+	if !filepath.IsAbs(program) {
+		program = filepath.Join(binaries, program)
+	}
+	cmd := exec.Command(program, argv[1:]...)
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		tb.Fatal(err)
