@@ -25,34 +25,62 @@ type Config struct {
 	Outputs []Output `yaml:"outputs,required"`
 }
 
-// Output is a set of files.
+// Output is a set of files. They are rendered together: when one of them cannot be,
+// none is written.
 type Output struct {
-	Name  string `yaml:"name,required"`
+	Name string `yaml:"name,required"`
+
+	// Dir, if set, is a symbolic link to the directory with the set, which the agent
+	// replaces as one: who opens the directory once never sees files of two versions.
+	// The files' paths are then plain names. If empty, files are replaced one by one,
+	// those with the oldest keys first.
+	Dir string `yaml:"dir"`
+
 	Files []File `yaml:"files,required"`
 }
 
 // File is one file that the agent keeps.
 type File struct {
-	Path   string `yaml:"path,required"`
-	Format string `yaml:"format,required"` // json
+	Path string `yaml:"path,required"`
+
+	// One of both: Format is json, jwks, nginx, haproxy or envoy; Template is the path
+	// of a Go text/template (SPEC.md, section 4), read when the agent starts.
+	Format   string `yaml:"format"`
+	Template string `yaml:"template"`
+
+	// Ring is whose keys the file holds, in every format but json, which holds all.
+	Ring keystore.RingName `yaml:"ring"`
+
+	// Key is the one key of an nginx file: current, future, old (the newest old one)
+	// or old-2, old-3, …
+	Key string `yaml:"key"`
 
 	// Mode is the file's. If zero, 0600. Those who can read the file can open and
 	// forge every cookie of its rings.
 	Mode fs.FileMode `yaml:"mode"`
+
+	// Owner and Group are the file's, by name or number. If empty, the agent's own.
+	// Only root can give files away.
+	Owner string `yaml:"owner"`
+	Group string `yaml:"group"`
+
+	render renderer
+	owner  owner
 }
 
-// readConfig reads the file at path; all that is wrong with it is in the error.
+// readConfig reads the file at path, and the templates that it names; all that is
+// wrong with them is in the error.
 func readConfig(path string) (*Config, error) {
 	content, err := readBounded(path)
 	if err != nil {
 		return nil, fmt.Errorf("config: %w", err)
 	}
 	c := new(Config)
-	err = strictyaml.Unmarshal(content, c, c.check)
+	dir := filepath.Dir(path)
+	err = strictyaml.Unmarshal(content, c, c.check, func(report strictyaml.Report) { c.prepare(dir, report) })
 	if err != nil {
 		return nil, &configError{path, err}
 	}
-	c.resolve(filepath.Dir(path))
 	return c, nil
 }
 
@@ -83,57 +111,9 @@ func readBounded(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, strictyaml.MaxSize+1))
 }
 
-// check reports what is wrong with the values.
-func (c *Config) check(report strictyaml.Report) {
-	if c.HostFile == "" {
-		report("host_file", "is empty")
-	}
-	if len(c.Outputs) == 0 {
-		report("outputs", "is empty; there is nothing to do")
-	}
-	names, paths := make(map[string]bool), make(map[string]bool)
-	for i, o := range c.Outputs {
-		at := fmt.Sprintf("outputs[%d]", i)
-		if err := keystore.CheckName(o.Name); err != nil {
-			report(at+".name", "%v", err)
-		} else if names[o.Name] {
-			report(at+".name", "%s stands twice", o.Name)
-		}
-		names[o.Name] = true
-		if len(o.Files) == 0 {
-			report(at+".files", "is empty; there is nothing to do")
-		}
-		for j, f := range o.Files {
-			f.check(fmt.Sprintf("%s.files[%d]", at, j), paths, report)
-		}
-	}
-}
-
-func (f File) check(at string, paths map[string]bool, report strictyaml.Report) {
-	switch clean := filepath.Clean(f.Path); {
-	case f.Path == "" || strings.HasSuffix(f.Path, "/"):
-		report(at+".path", "want the path of a file")
-	case paths[clean]:
-		report(at+".path", "%s stands twice", clean)
-	default:
-		paths[clean] = true
-	}
-	if f.Format != "json" {
-		report(at+".format", "want json, not %q", f.Format)
-	}
-	switch {
-	case f.Mode&0o007 != 0:
-		report(at+".mode", "%04o lets everybody at the keys; want 0600 or 0640", f.Mode)
-	case f.Mode != 0 && f.Mode&0o600 != 0o600:
-		report(at+".mode", "%04o keeps the owner out; want 0600 or 0640", f.Mode)
-	case f.Mode&0o130 != 0:
-		report(at+".mode", "%04o lets others change or run the file; want 0600 or 0640", f.Mode)
-	}
-}
-
-// resolve makes paths absolute or relative to the working directory, and fills in
-// defaults.
-func (c *Config) resolve(dir string) {
+// prepare makes paths absolute or relative to the working directory, fills in
+// defaults, and looks up what the files need: templates, users and groups.
+func (c *Config) prepare(dir string, report strictyaml.Report) {
 	from := func(path string) string {
 		if path == "" || filepath.IsAbs(path) {
 			return path
@@ -142,12 +122,28 @@ func (c *Config) resolve(dir string) {
 	}
 	c.HostFile, c.StateDir = from(c.HostFile), from(c.StateDir)
 	for i := range c.Outputs {
-		for j := range c.Outputs[i].Files {
-			f := &c.Outputs[i].Files[j]
-			f.Path = from(f.Path)
-			if f.Mode == 0 {
-				f.Mode = 0o600
+		o := &c.Outputs[i]
+		o.Dir = from(o.Dir)
+		for j := range o.Files {
+			f := &o.Files[j]
+			if f.Path = from(f.Path); o.Dir != "" {
+				f.Path = filepath.Join(o.Dir, filepath.Base(f.Path))
 			}
+			f.Template = from(f.Template)
+			f.prepare(fmt.Sprintf("outputs[%d].files[%d]", i, j), report)
 		}
+	}
+}
+
+func (f *File) prepare(at string, report strictyaml.Report) {
+	if f.Mode == 0 {
+		f.Mode = 0o600
+	}
+	f.owner = ownerOf(f.Owner, f.Group, func(key string, err error) { report(at+"."+key, "%v", err) })
+	var err error
+	if f.Template == "" {
+		f.render = formats[f.Format]
+	} else if f.render, err = parseTemplate(f.Template); err != nil {
+		report(at+".template", "%v", err)
 	}
 }

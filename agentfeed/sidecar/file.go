@@ -13,10 +13,17 @@ import (
 // errUnsafeDir: a directory in which others could put files of their own.
 var errUnsafeDir = errors.New("unsafe directory")
 
-// place makes the file at path hold content with this mode. Whoever opens it sees
-// the former content or the new, whole, at every moment and after a crash. It
-// reports false when the file was so already, and then does not touch it.
-func place(path string, content []byte, mode fs.FileMode) (bool, error) {
+// A blob is what a file is to be.
+type blob struct {
+	content []byte
+	mode    fs.FileMode
+	owner   owner
+}
+
+// place makes the file at path be b. Whoever opens it sees the former content or the
+// new, whole, at every moment and after a crash. It reports false when the file was
+// so already, and then does not touch it.
+func place(path string, b blob) (bool, error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return false, err
@@ -24,7 +31,7 @@ func place(path string, content []byte, mode fs.FileMode) (bool, error) {
 	if err := checkDir(dir); err != nil {
 		return false, err
 	}
-	if identical(path, content, mode) {
+	if identical(path, b) {
 		return false, nil
 	}
 	// What an agent that was killed left behind holds keys as well.
@@ -36,7 +43,7 @@ func place(path string, content []byte, mode fs.FileMode) (bool, error) {
 		os.Remove(l)
 	}
 	temp := filepath.Join(dir, tempName(path, rand.Text()))
-	if err := fill(temp, content, mode); err != nil {
+	if err := fill(temp, b); err != nil {
 		os.Remove(temp)
 		return false, err
 	}
@@ -52,16 +59,19 @@ func tempName(path, unique string) string {
 	return "." + filepath.Base(path) + "." + unique + ".tmp"
 }
 
-// fill makes a new file with this content. It is 0600 from its first moment, and
-// gets its mode before its content.
-func fill(temp string, content []byte, mode fs.FileMode) error {
+// fill makes a new file that is b. It is 0600 from its first moment, and gets its
+// owner and mode before its content.
+func fill(temp string, b blob) error {
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|noFollow, 0o600)
 	if err != nil {
 		return err
 	}
-	err = f.Chmod(mode)
+	err = b.owner.give(f)
 	if err == nil {
-		_, err = f.Write(content)
+		err = f.Chmod(b.mode)
+	}
+	if err == nil {
+		_, err = f.Write(b.content)
 	}
 	if err == nil {
 		err = f.Sync()
@@ -69,14 +79,15 @@ func fill(temp string, content []byte, mode fs.FileMode) error {
 	return errors.Join(err, f.Close())
 }
 
-// identical reports whether path is a plain file with this content and mode.
-func identical(path string, content []byte, mode fs.FileMode) bool {
+// identical reports whether path is a plain file that is b.
+func identical(path string, b blob) bool {
 	info, err := os.Lstat(path)
-	if err != nil || !info.Mode().IsRegular() || info.Mode().Perm() != mode || info.Size() != int64(len(content)) {
+	if err != nil || !info.Mode().IsRegular() || info.Mode().Perm() != b.mode || info.Size() != int64(len(b.content)) || !b.owner.has(info) {
 		return false
 	}
 	held, err := os.ReadFile(path)
-	return err == nil && bytes.Equal(held, content)
+	defer clear(held)
+	return err == nil && bytes.Equal(held, b.content)
 }
 
 // checkDir refuses a directory that everybody may write to: they could put another

@@ -53,12 +53,6 @@ func ringsOf(client *agentfeed.Client) Rings {
 	return convert(status, client.Snapshot(), func(keystore.Material) *exposed { return nil })
 }
 
-// exposedRingsOf is what client holds, with key bytes.
-func exposedRingsOf(client *agentfeed.Client) Rings {
-	status := client.Status()
-	return convert(status, client.Snapshot(), func(m keystore.Material) *exposed { return &exposed{m} })
-}
-
 func convert(status agentfeed.Status, sets []*keystore.KeySet, k func(keystore.Material) *exposed) Rings {
 	held := Rings{State: status.State, Server: status.Server, Rings: make([]Ring, 0, len(sets))}
 	for _, set := range sets {

@@ -1,7 +1,6 @@
 package sidecar
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -77,23 +76,31 @@ func (k *keeper) writeUntilDone(ctx context.Context) error {
 	}
 }
 
-// write brings every file up to date. A file that fails keeps no other from it.
+// write brings every output up to date. One that fails keeps no other from it.
 func (k *keeper) write() error {
-	var content bytes.Buffer
-	if err := writeJSON(&content, exposedRingsOf(k.client)); err != nil {
-		return err
-	}
-	defer clear(content.Bytes())
+	now := source{k.client.Status(), k.client.Snapshot()}
 	var faults []error
-	for _, o := range k.config.Outputs {
-		for _, f := range o.Files {
-			changed, err := place(f.Path, content.Bytes(), f.Mode)
-			if err != nil {
-				faults = append(faults, fmt.Errorf("output %s: %w", o.Name, err))
-			} else if changed {
-				k.log.Info("file written", "output", o.Name, "path", f.Path)
-			}
+	for i := range k.config.Outputs {
+		o := &k.config.Outputs[i]
+		if err := k.writeSet(o, now); err != nil {
+			faults = append(faults, fmt.Errorf("output %s: %w", o.Name, err))
 		}
 	}
 	return errors.Join(faults...)
+}
+
+func (k *keeper) writeSet(o *Output, now source) error {
+	set, err := o.render(now)
+	if err != nil {
+		return err
+	}
+	defer set.clear()
+	if !set.differs() {
+		return nil
+	}
+	if err := set.place(); err != nil {
+		return err
+	}
+	k.log.Info("files written", "output", o.Name)
+	return nil
 }

@@ -240,7 +240,7 @@ func TestRunKeepsFiles(t *testing.T) {
 	set := server.Rollover("sso")
 	until(t, "it writes", reached(set.Version))
 	again.end()
-	if strings.Count(again.talk.String(), "file written") != 2 {
+	if strings.Count(again.talk.String(), "files written") != 1 {
 		t.Errorf("it wrote what was so already:\n%s", again.talk.String())
 	}
 	if after, err := os.Stat(one); err != nil || os.SameFile(before, after) {
