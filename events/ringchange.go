@@ -195,6 +195,7 @@ func (p *packer) ringKey(k keystore.Key) {
 	p.uint("retired", uint64(k.Retired))
 	p.time("retired_at", k.RetiredAt)
 	p.uint("role", uint64(k.Role))
+	p.duration("session", k.Session)
 	p.end(outer)
 }
 
@@ -265,6 +266,8 @@ func (f *fields) ringKeys() []keystore.Key {
 				k.RetiredAt = in.time()
 			case "role":
 				k.Role = keystore.Role(in.uint(1<<8 - 1))
+			case "session":
+				k.Session = in.duration()
 			default:
 				in.r.skip()
 			}

@@ -34,7 +34,7 @@ func (r Ring) apply(c Change, ref EventRef) (Ring, error) {
 		return Ring{}, invalidf("the ring is at version %d", r.Version)
 	}
 	next := r
-	next.Keys = slices.Clone(r.Keys)
+	next.Keys = append(make([]Key, 0, len(r.Keys)+len(c.Made)), r.Keys...)
 	next.Last = ref
 	if c.Kind != PolicySet {
 		next.Version++
@@ -64,6 +64,7 @@ func (r *Ring) carryOut(c Change, ref EventRef) error {
 			return invalidf("wants a policy and no keys")
 		}
 		r.Policy = *c.Policy
+		r.allowSessions()
 		return nil
 	case RolledOver:
 		return r.rollOver(c, ref)
@@ -87,7 +88,17 @@ func (r *Ring) create(c Change, ref EventRef) error {
 	for _, k := range c.Made {
 		r.Keys = append(r.Keys, k.key(c.Version))
 	}
+	r.allowSessions()
 	return nil
+}
+
+// allowSessions notes on the current key how long its sessions may live by now.
+func (r *Ring) allowSessions() {
+	for i := range r.Keys {
+		if k := &r.Keys[i]; k.Role == Current {
+			k.Session = max(k.Session, r.Policy.MaxSession)
+		}
+	}
 }
 
 func (r *Ring) rollOver(c Change, ref EventRef) error {
@@ -103,6 +114,7 @@ func (r *Ring) rollOver(c Change, ref EventRef) error {
 			k.Role, k.Retired, k.RetiredAt = Old, ref.N, ref.At
 		}
 	}
+	r.allowSessions()
 	r.Rolled = ref.At
 	r.Keys = append(r.Keys, c.Made[0].key(c.Version))
 	// Stable: the former current key stands before the older ones.
@@ -125,30 +137,43 @@ func (r *Ring) destroy(kids []KID) error {
 	return nil
 }
 
-// place is where a role stands in Ring.Keys.
-func place(r Role) int { return slices.Index([]Role{Current, Old, Future, Static, SessionTicket}, r) }
+// places is where a role stands in Ring.Keys; 0 is for what is no role.
+var places = [...]int{Current: 1, Old: 2, Future: 3, Static: 4, SessionTicket: 5}
+
+func place(r Role) int {
+	if int(r) < len(places) {
+		return places[r]
+	}
+	return 0
+}
 
 // check reports what is wrong with the ring as a whole: one key of each role but
-// old, unique kids, the order of Keys.
+// old, unique kids, the order of Keys. Every event of a history comes through here,
+// so it makes nothing: a ring's few keys are compared with each other.
 func (r Ring) check() error {
-	count := map[Role]int{}
-	kids := map[KID]bool{}
-	for i, k := range r.Keys {
-		if kids[k.KID] {
-			return invalidf("key %s is in the ring twice", k.KID)
+	var count [len(places)]int
+	for i := range r.Keys {
+		k := &r.Keys[i]
+		at := place(k.Role)
+		if at == 0 {
+			return invalidf("key %s has no role (%d)", k.KID, uint8(k.Role))
 		}
-		kids[k.KID] = true
 		count[k.Role]++
+		for j := range i {
+			if r.Keys[j].KID == k.KID {
+				return invalidf("key %s is in the ring twice", k.KID)
+			}
+		}
 		if i == 0 {
 			continue
 		}
-		before := r.Keys[i-1]
-		if place(before.Role) > place(k.Role) || before.Role == Old && k.Role == Old && before.Retired < k.Retired {
+		before := &r.Keys[i-1]
+		if place(before.Role) > at || before.Role == Old && k.Role == Old && before.Retired < k.Retired {
 			return invalidf("the %s key %s is out of order", k.Role, k.KID)
 		}
 	}
-	for _, role := range []Role{Current, Future, Static, SessionTicket} {
-		if count[role] != 1 {
+	for role := range Role(len(count)) {
+		if role != Old && places[role] != 0 && count[role] != 1 {
 			return invalidf("would have %d %s keys; want 1", count[role], role)
 		}
 	}

@@ -188,3 +188,19 @@ func materials(tb testing.TB, n int) func(keystore.KID) (keystore.Material, erro
 		return keystore.Material{}, keystore.ErrNotFound
 	}
 }
+
+// A key without a role of this program's is nobody's to place: it is refused where
+// it enters.
+func TestApplyRefusesKeysWithoutARole(t *testing.T) {
+	c, err := keystore.Create("sso", keystore.DefaultPolicy(), firstKeys(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, role := range []keystore.Role{0, 6, 255} {
+		more := c
+		more.Made = append([]keystore.MadeKey{{KID: material(t, 9).KID(), Role: role, Created: start}}, c.Made...)
+		if r, err := (keystore.Ring{}).Apply(more, ref(1, start)); !errors.Is(err, keystore.ErrInvalid) {
+			t.Errorf("Apply with a key of role %d = %+v, %v; want ErrInvalid", role, r, err)
+		}
+	}
+}

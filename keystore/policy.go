@@ -69,10 +69,15 @@ func DefaultPolicy() Policy {
 // ErrRefused and may be forced.
 func (p Policy) Check() error {
 	faults := []error{p.invalid()}
-	if faults[0] == nil && p.Retain != RetainAuto && time.Duration(p.Retain)*p.MinInterval < p.MaxSession {
+	if faults[0] == nil && p.logsOut() {
 		faults = append(faults, &RetainError{Policy: p})
 	}
 	return errors.Join(faults...)
+}
+
+// logsOut reports whether keys may end before the sessions that they sealed.
+func (p Policy) logsOut() bool {
+	return p.Retain != RetainAuto && time.Duration(p.Retain)*p.MinInterval < p.MaxSession
 }
 
 func (p Policy) invalid() error {

@@ -99,7 +99,7 @@ func (e *HeldError) Unwrap() error   { return ErrRefused }
 type FullError struct {
 	Ring       RingName
 	Old        int           // old keys held now
-	MaxSession time.Duration // the policy's
+	MaxSession time.Duration // for which the oldest one's sessions may live
 	Free       time.Time     // when the oldest one may end, if every server has confirmed its retirement
 }
 
@@ -109,7 +109,7 @@ func (e *FullError) Error() string {
 }
 
 func (e *FullError) Hint() string {
-	return fmt.Sprintf("wait until %s, when the oldest key may end, or keep keys for less long:  keytide ring set %s --max-session DURATION",
+	return fmt.Sprintf("wait until %s, when the oldest key may end; keys to come end sooner with:  keytide ring set %s --max-session DURATION",
 		e.Free.UTC().Format(time.RFC3339), e.Ring)
 }
 

@@ -26,6 +26,9 @@ type Key struct {
 	Pending    bool      `json:"pending,omitempty"`   // published; opens, but must not be sealed with yet
 	Retired    N         `json:"retired,omitempty"`   // the event that took it out of sealing; 0 = none did
 	RetiredAt  time.Time `json:"retired_at,omitzero"` // that event's time
+	// Session is the longest max_session that was in force while the key was current:
+	// as long may what it sealed live, whatever the policy says by now.
+	Session time.Duration `json:"-"`
 }
 
 // A Ring is the keys that one group of agents shares, at one version. It is a

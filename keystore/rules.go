@@ -65,20 +65,40 @@ func (r Ring) Rollover(req Rollover) (Change, error) {
 		c.Forced = true
 	}
 	old := r.ByRole(Old)
-	if keep := int(r.Policy.Retain); r.Policy.Retain != RetainAuto && len(old) >= keep {
-		for _, k := range old[keep-1:] { // the present current key is the newest of the keep
-			c.Destroyed = append(c.Destroyed, k.KID)
-		}
-	}
+	c.Destroyed = r.surplus(old, req.Now, c.Forced)
 	if len(old)+1-len(c.Destroyed) > MaxOld {
 		oldest := old[len(old)-1]
 		return Change{}, &FullError{
-			Ring: r.Name, Old: len(old), MaxSession: r.Policy.MaxSession,
-			Free: oldest.RetiredAt.Add(r.Policy.MaxSession + RetainMargin),
+			Ring: r.Name, Old: len(old), MaxSession: r.kept(oldest),
+			Free: oldest.RetiredAt.Add(r.kept(oldest) + RetainMargin),
 		}
 	}
 	return decided(r, c)
 }
+
+// surplus returns the old keys that end with a rollover at now, because the policy
+// keeps a number of them. A key stays, and ends by age, while a session may live
+// that it sealed under a longer max_session than the policy's; and so does any key
+// whose sessions may live, unless the policy or the rollover was forced: it was said
+// then that users would be logged out.
+func (r Ring) surplus(old []Key, now time.Time, forced bool) []KID {
+	keep := int(r.Policy.Retain)
+	if r.Policy.Retain == RetainAuto || len(old) < keep {
+		return nil
+	}
+	forced = forced || r.Policy.logsOut()
+	var kids []KID
+	for _, k := range old[keep-1:] { // the present current key is the newest of the keep
+		live := now.Before(k.RetiredAt.Add(r.kept(k)))
+		if !live || forced && k.Session <= r.Policy.MaxSession {
+			kids = append(kids, k.KID)
+		}
+	}
+	return kids
+}
+
+// kept is for how long after its retirement an old key's sessions may live.
+func (r Ring) kept(k Key) time.Duration { return max(k.Session, r.Policy.MaxSession) }
 
 func (r Ring) checkRequest(req Rollover) error {
 	switch {
@@ -149,9 +169,10 @@ func (r Ring) setPolicy(p Policy, force bool) (Change, error) {
 // confirmed event n, by the caller's own count of time, and false if not all have.
 //
 // With RetainAuto a key is due max_session and RetainMargin after all servers
-// confirmed the event that retired it: none of them has sealed with it since. With
-// a number only keys beyond that number are ever due, and not before that time
-// either; a rollover destroys them sooner.
+// confirmed the event that retired it: none of them has sealed with it since. If
+// max_session was longer while the key sealed, that counts. With a number only keys
+// beyond that number are ever due, and not before that time either; a rollover may
+// destroy them sooner.
 func (r Ring) Due(now time.Time, confirmed func(N) (time.Time, bool)) []KID {
 	var due []KID
 	for i, k := range r.ByRole(Old) {
@@ -159,7 +180,7 @@ func (r Ring) Due(now time.Time, confirmed func(N) (time.Time, bool)) []KID {
 			continue
 		}
 		at, ok := confirmed(k.Retired)
-		if ok && k.Retired != 0 && !now.Before(at.Add(r.Policy.MaxSession+RetainMargin)) {
+		if ok && k.Retired != 0 && !now.Before(at.Add(r.kept(k)+RetainMargin)) {
 			due = append(due, k.KID)
 		}
 	}
