@@ -91,17 +91,19 @@ type site struct {
 	server *httptest.Server
 	token  string
 	log    *bytes.Buffer
+
+	refusals *adminhttp.Refusals
 }
 
 func newSite(t *testing.T) *site {
 	t.Helper()
-	s := &site{fake: &fake{}, token: adminhttp.NewToken(), log: &bytes.Buffer{}}
+	s := &site{fake: &fake{}, token: adminhttp.NewToken(), log: &bytes.Buffer{}, refusals: &adminhttp.Refusals{}}
 	tokens, err := adminhttp.ParseTokens([]byte("# tokens\n\n" + adminhttp.TokenLine("alice", s.token)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.server = httptest.NewTLSServer(adminhttp.New(adminhttp.Config{
-		Service: s.fake, Tokens: tokens, Version: "test", Logger: slog.New(slog.NewTextHandler(s.log, nil)),
+		Service: s.fake, Tokens: tokens, Refusals: s.refusals, Version: "test", Logger: slog.New(slog.NewTextHandler(s.log, nil)),
 	}))
 	t.Cleanup(s.server.Close)
 	s.client = s.newClient(s.token)

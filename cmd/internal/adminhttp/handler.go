@@ -27,10 +27,11 @@ const (
 
 // Config is what the handler needs. All fields must be set.
 type Config struct {
-	Service Service
-	Tokens  Tokens
-	Version string // of the program, for the OpenAPI page
-	Logger  *slog.Logger
+	Service  Service
+	Tokens   Tokens
+	Refusals *Refusals // where requests without a good token are counted
+	Version  string    // of the program, for the OpenAPI page
+	Logger   *slog.Logger
 }
 
 // New returns the admin API's handler: /v1/… behind a bearer token, and the

@@ -122,12 +122,20 @@ func (a *api) authenticated(next http.Handler) http.Handler {
 		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 		actor, known := a.Tokens.actor(token)
 		if !ok || !known {
+			a.Refusals.Note(a.Logger, r, refusal(token, ok))
 			w.Header().Set("WWW-Authenticate", `Bearer realm="keytide"`)
 			writeProblem(w, explain(r.Context(), a.Logger, unauthorized(ok)).Problem)
 			return
 		}
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), actorKey{}, actor)))
 	})
+}
+
+func refusal(token string, ok bool) Refusal {
+	if !ok || token == "" {
+		return NoToken
+	}
+	return UnknownToken
 }
 
 func unauthorized(hadToken bool) error {

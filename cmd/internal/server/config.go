@@ -198,6 +198,9 @@ func (c *Config) resolve(base string) {
 // generated reports whether a listener uses the store's own certificate.
 func (c *Config) generated() bool { return c.Admin.Cert == "" || c.Feed.Cert == "" }
 
+// own reports whether the certificate is the operator's.
+func (c *Config) own(cert string) bool { return cert == c.Admin.Cert || cert == c.Feed.Cert }
+
 func (c *Config) unlockKey() (seal.UnlockKey, error) {
 	if c.Unlock.File != "" {
 		return seal.FileKey(c.Unlock.File)
@@ -229,7 +232,7 @@ func Check(c Config) error {
 	faults := []error{unlock, tokens, identity}
 	for _, l := range []struct{ cert, key string }{{c.Admin.Cert, c.Admin.Key}, {c.Feed.Cert, c.Feed.Key}} {
 		if l.cert != "" {
-			_, err := loadTLS(l.cert, l.key)
+			_, err := loadPair(l.cert, l.key)
 			faults = append(faults, err)
 		}
 	}

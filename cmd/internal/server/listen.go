@@ -42,12 +42,12 @@ func (s *site) listen() error {
 			return err
 		}
 	}
-	admin, err := s.certificate(s.cfg.Admin.Cert, s.cfg.Admin.Key, "h2", "http/1.1")
+	admin, err := s.certificate("admin", s.cfg.Admin.Cert, s.cfg.Admin.Key, "h2", "http/1.1")
 	if err != nil {
 		return err
 	}
 	// HTTP/1.1 first: a stream costs half the CPU and a quarter of the memory there.
-	feed, err := s.certificate(s.cfg.Feed.Cert, s.cfg.Feed.Key, "http/1.1", "h2")
+	feed, err := s.certificate("feed", s.cfg.Feed.Cert, s.cfg.Feed.Key, "http/1.1", "h2")
 	if err != nil {
 		return err
 	}
@@ -70,11 +70,16 @@ func (s *site) listen() error {
 	return nil
 }
 
-func (s *site) certificate(cert, key string, protocols ...string) (*tls.Config, error) {
+func (s *site) certificate(listener, cert, key string, protocols ...string) (*tls.Config, error) {
 	if cert == "" {
 		cert, key = filepath.Join(s.cfg.Dir, certFile), filepath.Join(s.cfg.Dir, certKeyFile)
 	}
-	return loadTLS(cert, key, protocols...)
+	c := &certificate{listener: listener, cert: cert, key: key, log: s.log}
+	if err := c.load(); err != nil {
+		return nil, err
+	}
+	s.certificates = append(s.certificates, c)
+	return c.config(protocols...), nil
 }
 
 func (s *site) open(name, address string, conf *tls.Config) (*listener, error) {

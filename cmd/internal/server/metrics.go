@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/keytide/keytide/cmd/internal/adminhttp"
 	"github.com/keytide/keytide/events"
 	"github.com/keytide/keytide/keystore"
 	"github.com/keytide/keytide/replication"
@@ -24,6 +25,8 @@ var (
 	metricAgents = metric("keytide_agents_connected", "Agents' streams that are open.")
 	metricBehind = metric("keytide_agents_behind", "Open streams that have not been given the newest state.")
 	metricRing   = metric("keytide_ring_version", "Version of the ring.", "ring")
+	metricRefuse = metric("keytide_admin_requests_refused_total", "Requests to the admin API that came without a good token.", "why")
+	metricCert   = metric("keytide_certificate_not_after_seconds", "Unix time at which the listener's certificate ends.", "listener")
 	metricHeld   = metric("keytide_ring_held", "Servers that hold the ring's next rollover.", "ring")
 )
 
@@ -34,7 +37,8 @@ func metric(name, help string, labels ...string) *prometheus.Desc {
 // Describe implements prometheus.Collector.
 func (c collector) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		metricEvent, metricFresh, metricAge, metricAlarms, metricAgents, metricBehind, metricRing, metricHeld,
+		metricEvent, metricFresh, metricAge, metricAlarms, metricAgents, metricBehind, metricRing, metricHeld, metricRefuse,
+		metricCert,
 	} {
 		to <- d
 	}
@@ -65,6 +69,12 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	gauge(metricBehind, float64(behindCount))
 	var rings []keystore.Ring
 	c.site.keys.Replica().Read(func(state *events.State) { rings = state.Rings() })
+	for _, cert := range c.site.certificates {
+		gauge(metricCert, float64(cert.pair.Load().Leaf.NotAfter.Unix()), cert.listener)
+	}
+	for _, why := range []adminhttp.Refusal{adminhttp.NoToken, adminhttp.UnknownToken} {
+		to <- prometheus.MustNewConstMetric(metricRefuse, prometheus.CounterValue, float64(c.site.refusals.Count(why)), string(why))
+	}
 	confirmed := c.site.service.confirmations()
 	for _, r := range rings {
 		gauge(metricRing, float64(r.Version), string(r.Name))

@@ -35,9 +35,11 @@ type site struct {
 	service     *service
 	retention   *retention
 
-	admin, feed *listener
-	listeners   []*listener // in the order in which they stop
-	ready       atomic.Bool
+	admin, feed  *listener
+	listeners    []*listener // in the order in which they stop
+	certificates []*certificate
+	ready        atomic.Bool
+	refusals     adminhttp.Refusals
 
 	closers []func() error // run in reverse
 }
@@ -242,7 +244,7 @@ func (s *site) openSource(v *vault) error {
 // openFront puts handlers on the listeners.
 func (s *site) openFront(tokens adminhttp.Tokens) error {
 	s.admin.handle(adminhttp.New(adminhttp.Config{
-		Service: s.service, Tokens: tokens, Version: "1", Logger: s.log,
+		Service: s.service, Tokens: tokens, Refusals: &s.refusals, Version: "1", Logger: s.log,
 	}))
 	s.feed.handle(s.hub)
 	if l := s.metricsListener(); l != nil {

@@ -355,7 +355,7 @@ func TestCertificateIsRenewedAndKeepsItsCA(t *testing.T) {
 	if err := ensureCertificate(dir, "127.0.0.1:1"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := loadTLS(filepath.Join(dir, certFile), filepath.Join(dir, certKeyFile)); err != nil {
+	if _, err := loadPair(filepath.Join(dir, certFile), filepath.Join(dir, certKeyFile)); err != nil {
 		t.Error(err)
 	}
 }

@@ -32,7 +32,7 @@ const (
 const (
 	caLife    = 10 * 365 * 24 * time.Hour
 	certLife  = 397 * 24 * time.Hour
-	certRenew = 60 * 24 * time.Hour // a start within this time of the end makes a new one
+	certRenew = 60 * 24 * time.Hour // within this time of the end a new one is made
 	backdate  = time.Hour           // for clocks that are behind
 )
 
@@ -78,12 +78,12 @@ func ensureCertificate(dir string, listens ...string) error {
 			return nil
 		}
 	}
-	return issue(dir, names)
+	return issue(dir, names, certLife)
 }
 
 // issue makes a certificate. The key goes first: a crash between the two leaves a
 // pair that does not fit, or none, and the next start makes both anew.
-func issue(dir string, names []string) error {
+func issue(dir string, names []string, life time.Duration) error {
 	ca, err := tls.LoadX509KeyPair(filepath.Join(dir, caFile), filepath.Join(dir, caKeyFile))
 	if err != nil {
 		return fmt.Errorf("the store's CA: %w", err)
@@ -95,7 +95,7 @@ func issue(dir string, names []string) error {
 	now := time.Now()
 	template := &x509.Certificate{
 		SerialNumber: serial(), Subject: pkix.Name{CommonName: "Keytide policy server"},
-		NotBefore: now.Add(-backdate), NotAfter: earlier(now.Add(certLife), ca.Leaf.NotAfter),
+		NotBefore: now.Add(-backdate), NotAfter: earlier(now.Add(life), ca.Leaf.NotAfter),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	for _, name := range names {
@@ -154,9 +154,8 @@ func writePEM(path, kind string, der []byte) error {
 	return secretfile.Replace(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
 }
 
-// loadTLS reads a certificate and its key for a listener. protocols is the order
-// in which ALPN prefers them.
-func loadTLS(certPath, keyPath string, protocols ...string) (*tls.Config, error) {
+// loadPair reads a certificate and its key for a listener.
+func loadPair(certPath, keyPath string) (*tls.Certificate, error) {
 	key, err := secretfile.Read(keyPath)
 	if err != nil {
 		return nil, err
@@ -174,5 +173,5 @@ func loadTLS(certPath, keyPath string, protocols ...string) (*tls.Config, error)
 		return nil, fmt.Errorf("%w: certificate %s has an RSA key, which costs a server some 25 times more for each agent that connects; use ECDSA P-256 or Ed25519",
 			keystore.ErrInvalid, certPath)
 	}
-	return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair}, NextProtos: protocols}, nil
+	return &pair, nil
 }
