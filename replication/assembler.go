@@ -38,7 +38,7 @@ type assembler struct {
 	state  *events.State                        // the fold of all verified events
 	hashAt func(keystore.N) (events.Hash, bool) // of events that were handed over
 
-	position    events.Revision   // of the newest entry
+	position    events.Revision   // of the newest entry; a halt that ends goes back to what it passed by
 	applied     keystore.N        // of the state that was handed over to be shown
 	boundary    bool              // a head has come since the newest event
 	outstanding map[string]bool   // live values that have not come
@@ -83,6 +83,7 @@ type verdict struct {
 	raise    []Alarm // without Since
 	clear    []alarmID
 	revision bool // the entry's key has a new revision that writers must expect
+	reread   bool // entries were passed by: follow anew from the assembler's position
 	part     *part
 	beacon   *events.Beacon
 	server   *events.ServerRecord
@@ -223,6 +224,9 @@ func (a *assembler) takeEvent(v *verdict, n keystore.N, e events.Entry) {
 		a.takeKnown(v, n, e)
 	case a.halt != nil && n > a.halt.n:
 		// Nothing after the event that halts is looked at.
+	case n > next && (e.Deleted || !a.signedByMember(e.Value)):
+		// Nobody's event, in a place that is not due: nothing is missing by that.
+		v.alarm(AlarmTampered, e.Key, "event %d is not due, and no member signed it", n)
 	case n > next:
 		a.stop(v, next, e.Revision, fmt.Errorf("event %d is missing: event %d came in its place", next, n))
 	case e.Deleted:
@@ -270,20 +274,24 @@ func (a *assembler) takeNext(v *verdict, n keystore.N, e events.Entry) {
 		return
 	}
 	if a.halt != nil {
+		// Events that came after the one that halted were not looked at.
+		a.position, v.reread = a.halt.revision-1, true
 		v.end(AlarmHalted, events.LogKey(a.halt.n))
 		a.halt = nil
 	}
+	v.end(AlarmTampered, e.Key)
 	a.boundary = false
 	a.part.records = append(a.part.records, rec)
 	a.part.size += len(rec)
 	for _, effect := range ev.Effects {
-		a.expect(effect)
+		a.expect(v, effect)
 	}
 }
 
-func (a *assembler) expect(effect events.Effect) {
+func (a *assembler) expect(v *verdict, effect events.Effect) {
 	delete(a.missed, effect.Key)
 	if effect.Deleted {
+		v.end(AlarmHalted, effect.Key) // what is destroyed is not missing any more
 		delete(a.outstanding, effect.Key)
 		delete(a.part.puts, effect.Key)
 		a.part.deletes[effect.Key] = true

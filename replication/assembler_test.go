@@ -209,7 +209,7 @@ func TestTampering(t *testing.T) {
 		},
 		"event with a gap": {
 			forge: func(p *Pen) { p.Put(events.LogKey(9), []byte("forged")) },
-			kind:  AlarmHalted, key: func(*Pen) string { return events.LogKey(4) }, live: 3, late: 3,
+			kind:  AlarmTampered, key: func(*Pen) string { return events.LogKey(9) }, live: 3, late: 3, stays: true,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -313,5 +313,57 @@ func TestMissingStateIsNamedAtTheSecondBeacon(t *testing.T) {
 	s.take(t, a, p.Beacon(t, nil))
 	if _, ok := s.alarms[alarmID{AlarmValueDiffers, events.RingKey("sso")}]; !ok {
 		t.Errorf("alarms = %v, want one for the ring's state", s.alarms)
+	}
+}
+
+// A late reader meets an event whose place somebody took after the others had
+// applied it. Once the true event stands there again, it has everything: also what
+// it passed by while it was halted.
+func TestHaltThatEndsSkipsNothing(t *testing.T) {
+	p := NewPen(t)
+	p.Commit(t, CreateRing(t, "sso"))
+	batch := p.Commit(t, Roll(t, "sso", ""))
+	for range 3 {
+		p.Commit(t, Roll(t, "sso", ""))
+	}
+	p.Put(events.LogKey(3), []byte("forged"))
+	s := newShelf(p.Pin)
+	a := s.assembler()
+	s.follow(t, a, p)
+	if _, ok := s.alarms[alarmID{AlarmHalted, events.LogKey(3)}]; !ok {
+		t.Fatalf("alarms = %v, want halted before event 3", s.alarms)
+	}
+	p.Put(batch[0].Key, batch[0].Value)
+	s.follow(t, a, p)
+	p.Commit(t, Roll(t, "sso", ""))
+	s.follow(t, a, p)
+	whole(t, s, p)
+	if len(s.alarms) > 0 {
+		t.Errorf("alarms = %v, want none", s.alarms)
+	}
+	late := newShelf(p.Pin) // and another late reader
+	late.follow(t, late.assembler(), p)
+	whole(t, late, p)
+}
+
+// Material that is missing halts. If events that come later destroy that very key,
+// nothing is missing any more.
+func TestHaltOfMissingMaterialEndsWithTheKey(t *testing.T) {
+	p := NewPen(t)
+	batch := p.Commit(t, CreateRing(t, "sso"))
+	ring, _ := p.State.Ring("sso")
+	current, _ := ring.Seals()
+	lost := events.MaterialKey(current.KID)
+	s := newShelf(p.Pin)
+	a := s.assembler()
+	s.take(t, a, slices.DeleteFunc(slices.Concat(p.Stream[:len(p.Stream)-len(batch)], batch), func(e events.Entry) bool { return e.Key == lost })...)
+	if _, ok := s.alarms[alarmID{AlarmHalted, lost}]; !ok {
+		t.Fatalf("alarms = %v, want %s missing", s.alarms, lost)
+	}
+	s.take(t, a, p.Commit(t, Roll(t, "sso", ""))...) // old now
+	s.take(t, a, p.Commit(t, Roll(t, "sso", ""))...) // destroyed: the ring keeps one
+	whole(t, s, p)
+	if len(s.alarms) > 0 {
+		t.Errorf("alarms = %v, want none: the key that was missing is destroyed", s.alarms)
 	}
 }

@@ -18,7 +18,10 @@ const (
 	followMost  = 500 * time.Millisecond
 )
 
-var errKicked = errors.New("following anew was asked for")
+var (
+	errKicked = errors.New("following anew was asked for")
+	errReread = errors.New("a halt has ended: what was passed by is read again")
+)
 
 // follow is the replicator: it follows the bucket for as long as ctx lasts, anew
 // after any doubt. An error never ends it, and never looks like success: only
@@ -146,6 +149,9 @@ func (m *Member) takeEntry(ctx context.Context, a *assembler, e events.Entry, en
 		m.takeServer(*v.server)
 	}
 	m.position.raise(e.Revision)
+	if v.reread {
+		return errReread
+	}
 	return nil
 }
 

@@ -295,6 +295,20 @@ func (s *shelf) take(tb testing.TB, a *assembler, entries ...events.Entry) {
 	}
 }
 
+// follow reads what an assembler has not seen, anew from its position when it asks.
+func (s *shelf) follow(tb testing.TB, a *assembler, p *Pen) {
+	tb.Helper()
+	for again := true; again; {
+		again = false
+		for _, e := range p.Newest(a.position + 1) {
+			s.take(tb, a, e)
+			if again = a.position < e.Revision; again {
+				break
+			}
+		}
+	}
+}
+
 func (s *shelf) put(tb testing.TB, p *part) {
 	tb.Helper()
 	if int(p.first) != len(s.records)+1 {
