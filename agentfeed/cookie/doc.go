@@ -1,6 +1,22 @@
 // Package cookie seals and opens kt1 tokens: cookie values that every agent of a
 // ring can open, before, during and after a rollover.
 //
+// A web application wants a Cookie: it keeps a value of any type in the browser, as a
+// session, and its Middleware seals that anew after a rollover, so that users stay
+// logged in.
+//
+//	sessions, err := cookie.NewCookie[Session](cookie.HTTPConfig{
+//		Config: cookie.Config{Ring: client.Ring("sso"), Name: "__Host-session"},
+//	})
+//	…
+//	http.ListenAndServe(address, sessions.Middleware(mux))
+//	…
+//	held, err := sessions.Get(r)             // who is it?
+//	held, err = sessions.Set(w, r, Session{User: "ann"}) // log in
+//	err = sessions.Clear(w, r)               // log out
+//
+// Below it is the Codec, for tokens that travel otherwise: Seal, Open and Reseal.
+//
 // A Codec follows its ring: it seals with the key that the ring names for its
 // purpose and opens with whatever key of that purpose the token names by its key
 // id, so a token has one key, not a list of keys to try. It promises:

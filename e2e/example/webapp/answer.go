@@ -14,13 +14,18 @@ import (
 // the second case the cookie stays: it may be good.
 func (a *app) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	switch {
-	case errors.Is(err, errNoSession):
-		a.forget(w)
+	case errors.Is(err, cookie.ErrNoCookie):
+		if reason := cookie.ReasonOf(err); reason != 0 {
+			a.log.Debug("cookie refused", "reason", reason.String())
+			if err := a.sessions.Clear(w, r); err != nil {
+				a.log.Error("cookie not cleared", "err", err)
+			}
+		}
 		status := http.StatusUnauthorized
 		if r.Method == http.MethodGet && !wantsJSON(r) {
 			status = http.StatusOK // the page with the form
 		}
-		a.write(w, r, status, view{Error: errNoSession.Error()})
+		a.write(w, r, status, view{Error: "not logged in"})
 	case errors.Is(err, cookie.ErrNoKey):
 		w.Header().Set("Retry-After", "1")
 		a.write(w, r, http.StatusServiceUnavailable, view{Error: "no keys yet"})
@@ -30,8 +35,17 @@ func (a *app) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	}
 }
 
-// answer shows v; to a browser that sent a form, after it has been sent to the page.
-func (a *app) answer(w http.ResponseWriter, r *http.Request, v view) {
+// answer shows the session, or says why there is none.
+func (a *app) answer(w http.ResponseWriter, r *http.Request, held cookie.Held[session], err error) {
+	if err != nil {
+		a.refuse(w, r, err)
+		return
+	}
+	a.reply(w, r, viewOf(held))
+}
+
+// reply shows v; to a browser that sent a form, after it has been sent to the page.
+func (a *app) reply(w http.ResponseWriter, r *http.Request, v view) {
 	if r.Method == http.MethodPost && !wantsJSON(r) {
 		http.Redirect(w, r, "/", http.StatusSeeOther)
 		return

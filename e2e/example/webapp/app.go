@@ -1,8 +1,6 @@
 package main
 
 import (
-	"encoding/json"
-	"errors"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -25,25 +23,27 @@ type session struct {
 
 // An app is the web application.
 type app struct {
-	ring   cookie.Ring
-	codec  *cookie.Codec
-	secure bool
-	log    *slog.Logger
+	ring     cookie.Ring
+	sessions *cookie.Cookie[session]
+	log      *slog.Logger
 }
 
 func newApp(ring cookie.Ring, secure bool, log *slog.Logger) (http.Handler, error) {
-	codec, err := cookie.New(cookie.Config{Ring: ring, Name: cookieName, Context: "webapp"})
+	sessions, err := cookie.NewCookie[session](cookie.HTTPConfig{
+		Config:   cookie.Config{Ring: ring, Name: cookieName, Context: "webapp"},
+		Insecure: !secure,
+	})
 	if err != nil {
 		return nil, err
 	}
-	a := &app{ring: ring, codec: codec, secure: secure, log: log}
+	a := &app{ring: ring, sessions: sessions, log: log}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", a.show)
 	mux.HandleFunc("POST /login", a.login)
 	mux.HandleFunc("POST /count", a.count)
 	mux.HandleFunc("POST /logout", a.logout)
 	mux.HandleFunc("GET /healthz", a.health)
-	return http.NewCrossOriginProtection().Handler(mux), nil
+	return http.NewCrossOriginProtection().Handler(sessions.Middleware(mux)), nil
 }
 
 // A view is what an answer shows, as JSON or as a page.
@@ -78,52 +78,16 @@ func (a *app) ringView() ringView {
 	return v
 }
 
-// errNoSession: the request has no cookie, or none that counts.
-var errNoSession = errors.New("not logged in")
-
-// open returns the session that the request's cookie holds.
-func (a *app) open(r *http.Request) (session, cookie.Opened, error) {
-	c, err := r.Cookie(cookieName)
-	if err != nil {
-		return session{}, cookie.Opened{}, errNoSession
-	}
-	opened, err := a.codec.OpenString(nil, c.Value)
-	if errors.Is(err, cookie.ErrBadToken) {
-		a.log.Debug("cookie refused", "reason", cookie.ReasonOf(err).String())
-		return session{}, cookie.Opened{}, errNoSession
-	}
-	if err != nil {
-		return session{}, cookie.Opened{}, err
-	}
-	var s session
-	if err := json.Unmarshal(opened.Payload, &s); err != nil {
-		return session{}, cookie.Opened{}, errNoSession
-	}
-	return s, opened, nil
+// viewOf shows the session. A cookie whose key no longer seals was sealed anew by the
+// middleware: the session goes on, and ends when it would have.
+func viewOf(h cookie.Held[session]) view {
+	return view{session: h.Value, LoggedIn: true, Issued: h.Issued, Expires: h.Expires,
+		OpenedBy: h.OpenedBy, SealedBy: h.SealedBy, Resealed: h.Resealed}
 }
 
-// show shows the session. A cookie whose key no longer seals is sealed anew on the
-// way: the session goes on, and ends when it would have.
 func (a *app) show(w http.ResponseWriter, r *http.Request) {
-	s, opened, err := a.open(r)
-	if err != nil {
-		a.refuse(w, r, err)
-		return
-	}
-	v := view{session: s, OpenedBy: opened.KID, SealedBy: opened.KID, Resealed: opened.Reseal}
-	if opened.Reseal {
-		if v.SealedBy, err = a.reseal(w, opened); err != nil {
-			a.refuse(w, r, err)
-			return
-		}
-	}
-	a.answer(w, r, v.of(opened))
-}
-
-func (v view) of(opened cookie.Opened) view {
-	v.LoggedIn, v.Issued = true, opened.Issued
-	v.Expires, _ = opened.Expires()
-	return v
+	held, err := a.sessions.Get(r)
+	a.answer(w, r, held, err)
 }
 
 func (a *app) login(w http.ResponseWriter, r *http.Request) {
@@ -133,51 +97,26 @@ func (a *app) login(w http.ResponseWriter, r *http.Request) {
 		a.write(w, r, http.StatusBadRequest, view{Error: "a name has 1 to 64 characters"})
 		return
 	}
-	s := session{User: user}
-	payload, err := json.Marshal(s)
-	if err != nil {
-		a.refuse(w, r, err)
-		return
-	}
-	token, err := a.codec.Seal(nil, payload)
-	if err != nil {
-		a.refuse(w, r, err)
-		return
-	}
-	opened, err := a.codec.Open(nil, token) // its times, as every agent will see them
-	if err != nil {
-		a.refuse(w, r, err)
-		return
-	}
-	a.set(w, token, opened)
-	a.answer(w, r, view{session: s, SealedBy: opened.KID}.of(opened))
+	held, err := a.sessions.Set(w, r, session{User: user})
+	a.answer(w, r, held, err)
 }
 
-// count changes the session: the same token with another payload, and so the same
-// end.
+// count changes the session, which keeps its end.
 func (a *app) count(w http.ResponseWriter, r *http.Request) {
-	s, opened, err := a.open(r)
-	if err != nil {
-		a.refuse(w, r, err)
-		return
+	held, err := a.sessions.Get(r)
+	if err == nil {
+		held.Value.Count++
+		held, err = a.sessions.Update(w, r, held.Value)
 	}
-	v := view{OpenedBy: opened.KID, Resealed: opened.Reseal}
-	s.Count++
-	if opened.Payload, err = json.Marshal(s); err != nil {
-		a.refuse(w, r, err)
-		return
-	}
-	if v.SealedBy, err = a.reseal(w, opened); err != nil {
-		a.refuse(w, r, err)
-		return
-	}
-	v.session = s
-	a.answer(w, r, v.of(opened))
+	a.answer(w, r, held, err)
 }
 
 func (a *app) logout(w http.ResponseWriter, r *http.Request) {
-	a.forget(w)
-	a.answer(w, r, view{})
+	if err := a.sessions.Clear(w, r); err != nil {
+		a.refuse(w, r, err)
+		return
+	}
+	a.reply(w, r, view{})
 }
 
 // health says whether sessions can be opened and sealed.
@@ -187,37 +126,4 @@ func (a *app) health(w http.ResponseWriter, _ *http.Request) {
 		status = http.StatusServiceUnavailable
 	}
 	writeJSON(w, status, v)
-}
-
-// reseal sets the cookie anew and returns the key that sealed it.
-func (a *app) reseal(w http.ResponseWriter, opened cookie.Opened) (keystore.KID, error) {
-	token, err := a.codec.Reseal(nil, opened)
-	if err != nil {
-		return keystore.KID{}, err
-	}
-	explained, err := cookie.Explain(string(token))
-	if err != nil {
-		return keystore.KID{}, err
-	}
-	a.set(w, token, opened)
-	return explained.KID, nil
-}
-
-func (a *app) set(w http.ResponseWriter, token []byte, opened cookie.Opened) {
-	c := a.cookie(string(token))
-	c.Expires, _ = opened.Expires()
-	http.SetCookie(w, c)
-}
-
-func (a *app) forget(w http.ResponseWriter) {
-	c := a.cookie("")
-	c.MaxAge = -1
-	http.SetCookie(w, c)
-}
-
-func (a *app) cookie(value string) *http.Cookie {
-	return &http.Cookie{
-		Name: cookieName, Value: value, Path: "/",
-		HttpOnly: true, Secure: a.secure, SameSite: http.SameSiteLaxMode,
-	}
 }
