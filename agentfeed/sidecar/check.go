@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/keytide/keytide/agentfeed/sidecar/strictyaml"
 	"github.com/keytide/keytide/keystore"
@@ -29,6 +30,7 @@ func (c *Config) check(report strictyaml.Report) {
 		}
 		names[o.Name] = true
 		o.check(at, paths, report)
+		o.Action.check(at+".action", report)
 	}
 }
 
@@ -45,6 +47,23 @@ func (o Output) check(at string, paths map[string]bool, report strictyaml.Report
 			report(at+".path", "want a plain name; the file goes into %s", o.Dir)
 		}
 		f.check(at, filepath.Join(o.Dir, f.Path), paths, report)
+	}
+}
+
+func (a *Action) check(at string, report strictyaml.Report) {
+	if a == nil {
+		return
+	}
+	if len(a.Exec) == 0 || a.Exec[0] == "" {
+		report(at+".exec", "want a program and its arguments")
+	}
+	for _, d := range []struct {
+		key   string
+		value time.Duration
+	}{{"timeout", a.Timeout}, {"debounce", a.Debounce}, {"min_interval", a.MinInterval}} {
+		if d.value < 0 {
+			report(at+"."+d.key, "%s is less than nothing", d.value)
+		}
 	}
 }
 

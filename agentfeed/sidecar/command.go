@@ -23,6 +23,7 @@ type Env struct {
 	Args           []string
 	Stdout, Stderr io.Writer
 	Proxy          func(*http.Request) (*url.URL, error) // how servers are reached; nil = directly
+	NotifySocket   string                                // of the service manager, as in $NOTIFY_SOCKET; "" = none
 	Version        string
 }
 

@@ -1,12 +1,14 @@
 package sidecar
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/keytide/keytide/agentfeed/sidecar/strictyaml"
 	"github.com/keytide/keytide/keystore"
@@ -20,6 +22,11 @@ type Config struct {
 	// StateDir is the agent's own directory, made if need be. One agent uses it at a
 	// time: a second one is refused. If empty, two agents can get into each other's way.
 	StateDir string `yaml:"state_dir"`
+
+	// Cache says whether the rings are kept in the state directory, sealed under the
+	// shared secret, so that the agent can start while no policy server can be reached.
+	// If not set, they are. Without it keys touch no disk but that of the outputs.
+	Cache *bool `yaml:"cache"`
 
 	// Outputs are the sets of files that the agent keeps.
 	Outputs []Output `yaml:"outputs,required"`
@@ -37,6 +44,9 @@ type Output struct {
 	Dir string `yaml:"dir"`
 
 	Files []File `yaml:"files,required"`
+
+	// Action is run after the set has changed. If not set, nothing is.
+	Action *Action `yaml:"action"`
 }
 
 // File is one file that the agent keeps.
@@ -132,7 +142,23 @@ func (c *Config) prepare(dir string, report strictyaml.Report) {
 			f.Template = from(f.Template)
 			f.prepare(fmt.Sprintf("outputs[%d].files[%d]", i, j), report)
 		}
+		o.Action.prepare(dir)
 	}
+}
+
+func (a *Action) prepare(dir string) {
+	if a == nil {
+		return
+	}
+	// A relative path without a slash would be looked for on PATH.
+	if len(a.Exec) > 0 && strings.Contains(a.Exec[0], "/") && !filepath.IsAbs(a.Exec[0]) {
+		if abs, err := filepath.Abs(filepath.Join(dir, a.Exec[0])); err == nil {
+			a.Exec[0] = abs
+		}
+	}
+	a.Timeout = cmp.Or(a.Timeout, 10*time.Second)
+	a.Debounce = cmp.Or(a.Debounce, 2*time.Second)
+	a.MinInterval = cmp.Or(a.MinInterval, 30*time.Second)
 }
 
 func (f *File) prepare(at string, report strictyaml.Report) {

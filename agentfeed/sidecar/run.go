@@ -5,6 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/keytide/keytide/agentfeed"
@@ -13,6 +17,12 @@ import (
 // retryAfter is how long the agent waits after a file could not be written. The
 // rings are not fetched again for it.
 const retryAfter = 5 * time.Second
+
+// saveEvery is how often the status file follows what heartbeats say.
+const saveEvery = 5 * time.Second
+
+// cacheName is the file in the state directory with the sealed rings.
+const cacheName = "rings.cache"
 
 type lockedError struct{ dir string }
 
@@ -33,13 +43,62 @@ func run(ctx context.Context, c *Config, env Env) error {
 		}
 		defer unlock()
 	}
-	client, err := agentfeed.New(agentfeed.Config{HostFile: c.HostFile, Proxy: env.Proxy, Logger: log})
+	cache, err := c.cacheFile()
+	if err != nil {
+		return err
+	}
+	client, err := agentfeed.New(agentfeed.Config{HostFile: c.HostFile, CacheFile: cache, Proxy: env.Proxy, Logger: log})
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	k := keeper{config: c, client: client, log: log}
-	for range client.Updates(ctx) {
+	k := keeper{config: c, client: client, log: log, env: env, board: newBoard(c, client, log)}
+	return k.run(ctx)
+}
+
+// cacheFile is where the rings are kept, sealed; "" = nowhere. Where there is to be
+// none, one from before is removed.
+func (c *Config) cacheFile() (string, error) {
+	if c.StateDir == "" {
+		return "", nil
+	}
+	path := filepath.Join(c.StateDir, cacheName)
+	if c.Cache == nil || *c.Cache {
+		return path, nil
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	return "", nil
+}
+
+// A keeper writes the files and has the actions run.
+type keeper struct {
+	config *Config
+	client *agentfeed.Client
+	log    *slog.Logger
+	env    Env
+	board  *board
+	actors []*actor // of each output; nil where it has no action
+	begun  bool     // all files have been written once
+}
+
+// run works until ctx ends. All goroutines that it starts have ended when it returns.
+func (k *keeper) run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	var parts sync.WaitGroup
+	defer parts.Wait()
+	defer stop()
+	for i, o := range k.config.Outputs {
+		var a *actor
+		if o.Action != nil {
+			a = newActor(o.Name, *o.Action, k.log, func(e actionEvent) { k.board.acted(i, e) })
+			parts.Go(func() { a.run(ctx) })
+		}
+		k.actors = append(k.actors, a)
+	}
+	parts.Go(func() { k.saveStatus(ctx) })
+	for range k.client.Updates(ctx) {
 		if err := k.writeUntilDone(ctx); err != nil {
 			return err
 		}
@@ -47,12 +106,18 @@ func run(ctx context.Context, c *Config, env Env) error {
 	return nil
 }
 
-// A keeper writes the files.
-type keeper struct {
-	config *Config
-	client *agentfeed.Client
-	log    *slog.Logger
-	begun  bool // all files have been written once
+// saveStatus keeps the status file up to date until ctx ends.
+func (k *keeper) saveStatus(ctx context.Context) {
+	tick := time.NewTicker(saveEvery)
+	defer tick.Stop()
+	for {
+		k.board.save()
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // writeUntilDone writes the newest rings, again and again while that fails. What
@@ -61,8 +126,7 @@ func (k *keeper) writeUntilDone(ctx context.Context) error {
 	for {
 		err := k.write()
 		if err == nil {
-			k.begun = true
-			return nil
+			return k.ready()
 		}
 		if !k.begun {
 			return err
@@ -76,31 +140,62 @@ func (k *keeper) writeUntilDone(ctx context.Context) error {
 	}
 }
 
+// ready says, once, that all files are there: what reads them can start.
+func (k *keeper) ready() error {
+	if k.begun {
+		return nil
+	}
+	k.begun = true
+	rings := ringsOf(k.client)
+	line := "keytide-agent ready state=" + string(rings.State) + " rings="
+	for i, r := range rings.Rings {
+		if i > 0 {
+			line += ","
+		}
+		line += fmt.Sprintf("%s:%d.%d", r.Name, r.Epoch, r.Version)
+	}
+	if _, err := fmt.Fprintln(k.env.Stdout, line); err != nil {
+		return err
+	}
+	if err := notify(k.env.NotifySocket, "READY=1\nSTATUS="+strings.TrimPrefix(line, "keytide-agent ")); err != nil {
+		k.log.Error("the service manager cannot be told that the agent is ready", "err", err)
+	}
+	return nil
+}
+
 // write brings every output up to date. One that fails keeps no other from it.
 func (k *keeper) write() error {
 	now := source{k.client.Status(), k.client.Snapshot()}
 	var faults []error
 	for i := range k.config.Outputs {
-		o := &k.config.Outputs[i]
-		if err := k.writeSet(o, now); err != nil {
-			faults = append(faults, fmt.Errorf("output %s: %w", o.Name, err))
+		changed, err := k.writeSet(i, now)
+		k.board.wrote(i, changed, err)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("output %s: %w", k.config.Outputs[i].Name, err))
+			continue
+		}
+		if k.actors[i] != nil && (changed || k.board.pending(i)) {
+			k.actors[i].wake()
 		}
 	}
 	return errors.Join(faults...)
 }
 
-func (k *keeper) writeSet(o *Output, now source) error {
+// writeSet brings one output up to date. It reports whether that changed a file.
+func (k *keeper) writeSet(i int, now source) (bool, error) {
+	o := &k.config.Outputs[i]
 	set, err := o.render(now)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer set.clear()
 	if !set.differs() {
-		return nil
+		return false, nil
 	}
+	k.board.changing(i)
 	if err := set.place(); err != nil {
-		return err
+		return false, err
 	}
 	k.log.Info("files written", "output", o.Name)
-	return nil
+	return true, nil
 }

@@ -17,12 +17,15 @@ func main() {
 	// The first signal stops in order; from then on a second one kills.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
+	socket := os.Getenv("NOTIFY_SOCKET")
+	os.Unsetenv("NOTIFY_SOCKET") // it is not for the actions that the agent runs
 	os.Exit(sidecar.Main(ctx, sidecar.Env{
-		Args:    os.Args[1:],
-		Stdout:  os.Stdout,
-		Stderr:  os.Stderr,
-		Proxy:   http.ProxyFromEnvironment,
-		Version: version(),
+		Args:         os.Args[1:],
+		Stdout:       os.Stdout,
+		Stderr:       os.Stderr,
+		Proxy:        http.ProxyFromEnvironment,
+		NotifySocket: socket,
+		Version:      version(),
 	}))
 }
 
