@@ -14,8 +14,8 @@ import (
 var errBehind = errors.New("the server is behind")
 
 // apply takes over a state that opened, whole or not at all. asOf is its time on
-// the client's monotonic clock; from names the server that it came from.
-func (c *Client) apply(v string, state *wire.State, asOf time.Time, from Status) error {
+// the client's monotonic clock; from, if not nil, names the server that feeds now.
+func (c *Client) apply(v string, state *wire.State, asOf time.Time, from *Status) error {
 	position, err := wire.ParsePosition(v)
 	if err != nil || state.V != v {
 		return fmt.Errorf("state %q: %w", v, errors.Join(err, errors.New("is not at its envelope's position")))
@@ -52,9 +52,10 @@ func (c *Client) apply(v string, state *wire.State, asOf time.Time, from Status)
 		c.ca = state.CA
 	}
 	c.staleAfter = time.Duration(min(max(state.StaleAfter, 1), 3600)) * time.Second
-	c.ready, c.refused, c.cached, c.feeding = true, false, false, from
+	c.ready, c.refused, c.cached = true, false, false
 	c.state, c.position = state, position
 	c.proved(asOf)
+	c.fedBy(from)
 	c.notify()
 	return nil
 }
@@ -86,8 +87,15 @@ func same(a, b *keystore.KeySet) bool {
 		})
 }
 
-// beat takes over a heartbeat that opened.
-func (c *Client) beat(v string, asOf time.Time) error {
+// fedBy notes which server feeds, if from is not nil. It needs mu.
+func (c *Client) fedBy(from *Status) {
+	if from != nil {
+		c.feeding = *from
+	}
+}
+
+// beat takes over a heartbeat that opened. from is as for apply.
+func (c *Client) beat(v string, asOf time.Time, from *Status) error {
 	position, err := wire.ParsePosition(v)
 	if err != nil {
 		return fmt.Errorf("heartbeat: %w", err)
@@ -99,6 +107,7 @@ func (c *Client) beat(v string, asOf time.Time) error {
 	}
 	c.position, c.cached = position, false
 	c.proved(asOf)
+	c.fedBy(from)
 	return nil
 }
 

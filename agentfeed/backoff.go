@@ -23,6 +23,9 @@ type outcome struct {
 	asked     time.Duration     // Retry-After
 	refused   bool              // the server refuses this host
 	delivered bool              // a message opened
+	marked    bool              // streams do not get through from this server
+	again     bool              // it is no failure: the same server is to be asked, at once
+	better    string            // it is no failure: this server is to be asked, at once
 }
 
 // A backoff says how long to wait between attempts. It is pure but for the

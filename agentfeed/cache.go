@@ -48,7 +48,7 @@ func (k *keeper) restore() {
 	if err == nil {
 		// The monotonic clock does not outlive a process: the age is by the wall clock.
 		age := max(0, time.Since(cache.AsOf))
-		err = c.apply(cache.State.V, &cache.State, time.Now().Add(-age), Status{})
+		err = c.apply(cache.State.V, &cache.State, time.Now().Add(-age), nil)
 	}
 	if err != nil {
 		k.fault(err)

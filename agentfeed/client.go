@@ -38,8 +38,10 @@ type Status struct {
 	Position string        // of the state held, "<keys epoch>.<keys n>-<hosts epoch>.<hosts n>"
 	Server   string        // id of the policy server that feeds; "" while there is none
 	URL      string        // where that server is
-	Err      error         // why there is none; nil while there is one
-	CacheErr error         // why the cache file cannot be used or written; wraps ErrCache
+
+	Transport Transport // how it feeds; "" while there is none
+	Err       error     // why there is none; nil while there is one
+	CacheErr  error     // why the cache file cannot be used or written; wraps ErrCache
 }
 
 // A Client holds the rings of one trusted host. All methods are safe for
@@ -63,7 +65,7 @@ type Client struct {
 	ca         string   // as the newest state says
 	staleAfter time.Duration
 	proof      time.Time // the rings were current then, by the monotonic clock
-	feeding    Status    // its fields Server, URL, Err
+	feeding    Status    // its fields Server, URL, Transport, Err
 	refused    bool      // all servers refuse this host
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"time"
 
 	"github.com/keytide/keytide/keystore"
 	"github.com/keytide/keytide/keystore/secretfile"
@@ -36,6 +37,12 @@ type Config struct {
 	// still open the cache; nothing else is done with it.
 	PreviousSecret keystore.Material
 
+	// PollInterval is the time from one poll to the next, give or take a fifth, where
+	// neither streams nor polls that wait get through. If zero, 30 seconds. A rollover
+	// reaches the agent that much later; beyond 45 s it may call itself stale between
+	// two polls.
+	PollInterval time.Duration
+
 	// Proxy chooses an HTTP CONNECT proxy, as in http.Transport. If nil, none.
 	Proxy func(*http.Request) (*url.URL, error)
 
@@ -64,6 +71,9 @@ func (c Config) hostFile() (HostFile, error) {
 	}
 	if err := c.secret(&h); err != nil {
 		return HostFile{}, err
+	}
+	if c.PollInterval < 0 {
+		return HostFile{}, errors.New("agentfeed: PollInterval must not be negative")
 	}
 	if err := h.Check(); err != nil {
 		return HostFile{}, fmt.Errorf("agentfeed: %w", err)

@@ -20,8 +20,8 @@ type follower struct {
 	client  *Client
 	random  *rand.Rand
 	backoff backoff
-	offset  time.Duration // the servers' clock less this machine's, as a clock-skew problem told
-	at      string        // the server that is, or was last, asked
+	servers map[string]*server // by URL: those that were asked
+	at      string             // the server that is, or was last, asked
 	http    *http.Client
 	ca      string // the bundle that http trusts besides the host file's
 	lost    string // the last loss that was logged
@@ -34,14 +34,21 @@ func (f *follower) run(ctx context.Context) {
 			f.http.CloseIdleConnections()
 		}
 	}()
+	next := ""
 	for ctx.Err() == nil {
 		servers, ca := f.client.known()
-		f.at = following(servers, f.at)
+		if f.at = next; !slices.Contains(servers, next) {
+			f.at = servers[0]
+		}
 		f.trust(ca)
-		s := session{follower: f, client: f.client, base: f.at}
+		s := session{follower: f, client: f.client, http: f.http, server: f.server(f.at)}
 		err := s.run(ctx)
 		if ctx.Err() != nil {
 			return
+		}
+		if next = f.next(servers, s.outcome); s.outcome.again || s.outcome.better != "" {
+			f.client.log.Info("feed taken up anew", "from", f.at, "at", next, "why", err)
+			continue
 		}
 		wait := f.backoff.wait(s.outcome, len(servers), f.random)
 		f.report(err, len(servers), wait)
@@ -50,6 +57,30 @@ func (f *follower) run(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// server is what is remembered of the server at url.
+func (f *follower) server(url string) *server {
+	if f.servers == nil {
+		f.servers = make(map[string]*server)
+	}
+	if f.servers[url] == nil {
+		f.servers[url] = &server{url: url}
+	}
+	return f.servers[url]
+}
+
+// next is the server to ask after an attempt that ended so. When streams get
+// through from none, the one that can be polled is as good as the others.
+func (f *follower) next(servers []string, o outcome) string {
+	polled := func(url string) bool { return f.server(url).transport(time.Now()) != TransportStream }
+	switch {
+	case o.better != "":
+		return o.better
+	case o.again, o.marked && !slices.ContainsFunc(servers, func(url string) bool { return !polled(url) }):
+		return f.at
+	}
+	return following(servers, f.at)
 }
 
 // report tells of a lost server: once, not at each attempt that ends alike.
@@ -84,8 +115,8 @@ func (f *follower) trust(ca string) {
 			Proxy:               f.client.config.Proxy,
 			TLSClientConfig:     &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13},
 			TLSHandshakeTimeout: headTimeout,
-			MaxIdleConns:        1,
-			IdleConnTimeout:     headTimeout,
+			MaxIdleConns:        2, // polls keep their connection; a glance at another server has one too
+			IdleConnTimeout:     90 * time.Second,
 			DisableCompression:  true,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

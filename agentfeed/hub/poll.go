@@ -132,7 +132,7 @@ func (h *Hub) answer(w http.ResponseWriter, g *grant, a reply) {
 		h.broken(w, err)
 		return
 	}
-	sealed.SN = server.String()
+	sealed.SN, sealed.Server = server.String(), h.config.Server
 	w.Header().Set("ETag", etag(a.state))
 	if !a.matching {
 		writeJSON(w, http.StatusOK, "application/json", sealed)

@@ -18,10 +18,11 @@ var ErrSeal = errors.New("message does not open")
 
 // An Envelope carries one sealed message.
 type Envelope struct {
-	SN string `json:"sn,omitempty"` // the server nonce; in polls only
-	V  string `json:"v"`            // the position
-	N  uint64 `json:"n"`            // 1, 2, 3 … in one response
-	CT string `json:"ct"`
+	SN     string `json:"sn,omitempty"`     // the server nonce; in polls only
+	Server string `json:"server,omitempty"` // its id; in polls only
+	V      string `json:"v"`                // the position
+	N      uint64 `json:"n"`                // 1, 2, 3 … in one response
+	CT     string `json:"ct"`
 }
 
 // A Channel seals, or opens, the messages of one response in their order. It is
