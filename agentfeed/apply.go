@@ -37,13 +37,14 @@ func (c *Client) apply(v string, state *wire.State, asOf time.Time, from *Status
 		return err
 	}
 	for name, set := range sets {
-		if held := c.ring(name).set.Load(); held == nil || !same(held, set) {
-			c.rings[name].set.Store(set)
+		if held := c.ring(name).held; held == nil || !same(held, set) {
+			c.rings[name].hold(set)
 			c.log.Info("ring applied", "ring", name, "epoch", set.Epoch, "version", set.Version)
 		}
 	}
 	for name, ring := range c.rings {
-		if sets[name] == nil && ring.set.Swap(nil) != nil {
+		if sets[name] == nil && ring.held != nil {
+			ring.hold(nil)
 			c.log.Warn("ring is no longer this host's", "ring", name)
 		}
 	}
@@ -54,7 +55,9 @@ func (c *Client) apply(v string, state *wire.State, asOf time.Time, from *Status
 	c.staleAfter = time.Duration(min(max(state.StaleAfter, 1), 3600)) * time.Second
 	c.ready, c.refused, c.cached = true, false, false
 	c.state, c.position = state, position
+	c.expire(state.MaxStale)
 	c.proved(asOf)
+	c.show()
 	c.fedBy(from)
 	c.notify()
 	return nil
@@ -69,7 +72,7 @@ func (c *Client) admit(position wire.Position, sets map[keystore.RingName]*keyst
 		return fmt.Errorf("%w: it is at %s, this agent at %s", errBehind, position, c.position)
 	}
 	for name, set := range sets {
-		held := c.ring(name).set.Load()
+		held := c.ring(name).held
 		if held == nil || held.Newer(set.Epoch, set.Version) || same(held, set) {
 			continue
 		}
@@ -108,6 +111,9 @@ func (c *Client) beat(v string, asOf time.Time, from *Status) error {
 	c.position, c.cached = position, false
 	c.proved(asOf)
 	c.fedBy(from)
+	if c.show() {
+		c.notify()
+	}
 	return nil
 }
 

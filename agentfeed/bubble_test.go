@@ -114,10 +114,14 @@ func testMaterial(tb testing.TB, first byte) keystore.Material {
 
 // client starts a client of these hosts that ends with the returned func.
 func (n *pipeNet) client(t *testing.T, hosts ...string) (*Client, func()) {
+	return n.cachedClient(t, "", hosts...)
+}
+
+func (n *pipeNet) cachedClient(t *testing.T, cacheFile string, hosts ...string) (*Client, func()) {
 	t.Helper()
 	secret := testMaterial(t, 1)
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &Client{host: HostFile{Host: "web-1", KID: secret.KID(), Secret: secret}, log: slog.New(slog.DiscardHandler),
+	c := &Client{host: HostFile{Host: "web-1", KID: secret.KID(), Secret: secret}, config: Config{CacheFile: cacheFile}, log: slog.New(slog.DiscardHandler),
 		cancel: cancel, done: make(chan struct{}), changed: make(chan struct{}), rings: make(map[keystore.RingName]*Ring)}
 	for _, h := range hosts {
 		c.host.Servers = append(c.host.Servers, "http://"+h)
@@ -185,8 +189,13 @@ func newHub(t *testing.T, s *source) *hub.Hub { return newHubAt(t, s, 0) }
 
 // newHubAt gives a hub whose clock is off.
 func newHubAt(t *testing.T, s *source, off time.Duration) *hub.Hub {
+	return newHubOf(t, hub.Config{Source: s, ClockOffset: off})
+}
+
+func newHubOf(t *testing.T, c hub.Config) *hub.Hub {
 	t.Helper()
-	h, err := hub.New(hub.Config{Source: s, Server: "ps-1", ClockOffset: off})
+	c.Server = "ps-1"
+	h, err := hub.New(c)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,8 @@ const (
 	StateWaiting State = "waiting" // holds no rings yet
 	StateCached  State = "cached"  // holds those of its cache file; no server has been reached since the start
 	StateFresh   State = "fresh"
-	StateStale   State = "stale" // no proof for 60 s; goes on with the rings it has
+	StateStale   State = "stale"   // no proof for 60 s; goes on with the rings it has
+	StateExpired State = "expired" // no proof for longer than the policy allows: opens, but no longer seals
 )
 
 // Status is what a client knows about itself.
@@ -64,16 +65,22 @@ type Client struct {
 	servers    []string // as the newest state says
 	ca         string   // as the newest state says
 	staleAfter time.Duration
-	proof      time.Time // the rings were current then, by the monotonic clock
-	feeding    Status    // its fields Server, URL, Transport, Err
-	refused    bool      // all servers refuse this host
+	maxStale   time.Duration // then the rings are expired; 0: never
+	expired    bool          // the rings are shown without sealing keys
+	expiry     *time.Timer   // looks whether they are; nil before maxStale was told
+	proof      time.Time     // the rings were current then, by the monotonic clock
+	feeding    Status        // its fields Server, URL, Transport, Err
+	refused    bool          // all servers refuse this host
 }
 
 // A Ring is a handle of one ring. It stays valid, whatever happens to the ring.
 type Ring struct {
 	client *Client
 	name   keystore.RingName
-	set    atomic.Pointer[keystore.KeySet]
+	set    atomic.Pointer[keystore.KeySet] // what Snapshot shows: held or opens
+
+	held  *keystore.KeySet // the newest; guarded by the client's mu
+	opens *keystore.KeySet // held without a sealing key, once that is needed; likewise
 }
 
 // New makes a client and begins to connect in the background. It reads the files
@@ -117,6 +124,11 @@ func (c *Client) start(ctx context.Context, f *follower) {
 func (c *Client) Close() error {
 	c.cancel()
 	<-c.done
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.expiry != nil {
+		c.expiry.Stop()
+	}
 	return nil
 }
 
@@ -168,7 +180,8 @@ func (c *Client) ring(name keystore.RingName) *Ring {
 func (r *Ring) Name() keystore.RingName { return r.name }
 
 // Snapshot returns the ring's newest keys, nil while there are none. It never
-// blocks. The set does not change: hold one for the time of one request.
+// blocks. The set does not change: hold one for the time of one request. While the
+// rings are expired no key of it seals.
 func (r *Ring) Snapshot() *keystore.KeySet { return r.set.Load() }
 
 // Updates yields the ring's keys, now and whenever they change, until ctx or the
@@ -257,6 +270,8 @@ func (c *Client) Status() Status {
 	s.AsOf = c.proof.Round(0)
 	s.Position = c.position.String()
 	switch {
+	case c.maxStale > 0 && s.Age >= c.maxStale:
+		s.State = StateExpired
 	case c.cached:
 		s.State = StateCached
 	case s.Age >= c.staleAfter:

@@ -11,7 +11,8 @@
 //
 // It promises that what Snapshot returns never blocks, is never partly updated and
 // never goes back to an older version; that it goes on with the last rings when all
-// servers are gone, and says how old they are; and that only a holder of the host's
+// servers are gone, and says how old they are, sealing no more only where the policy
+// sets a limit to that; and that only a holder of the host's
 // shared secret can change what it holds: neither a proxy that ends TLS nor a
 // recorded answer can. SPEC.md has the bytes.
 //

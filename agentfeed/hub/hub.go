@@ -75,7 +75,9 @@ type Config struct {
 	StaleAfter time.Duration
 
 	// MaxStale is how long an agent without proof may seal with the keys it has, in
-	// whole seconds. If zero, for ever: agents go on when all servers are gone.
+	// whole seconds. If zero, for ever: agents go on when all servers are gone. When
+	// it is over they open, but no longer seal. It must not be less than StaleAfter;
+	// less than it takes to mend a store makes an outage one of the applications.
 	MaxStale time.Duration
 
 	// MaxStreams is how many streams, and polls that wait, one host may have at a
@@ -102,6 +104,9 @@ func (c *Config) fill() error {
 	}
 	if c.StaleAfter == 0 {
 		c.StaleAfter = 60 * time.Second
+	}
+	if c.MaxStale > 0 && c.MaxStale < c.StaleAfter {
+		return errors.New("hub: MaxStale must not be less than StaleAfter")
 	}
 	if c.MaxStreams == 0 {
 		c.MaxStreams = 100

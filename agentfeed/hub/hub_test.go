@@ -397,7 +397,7 @@ func TestRefusalsInTheLogAreBounded(t *testing.T) {
 }
 
 func TestConfigIsChecked(t *testing.T) {
-	for _, c := range []hub.Config{{}, {Source: newSource()}, {Source: newSource(), Server: "ps-1", Heartbeat: -1}, {Source: newSource(), Server: "ps-1", MaxStale: -1}} {
+	for _, c := range []hub.Config{{}, {Source: newSource()}, {Source: newSource(), Server: "ps-1", Heartbeat: -1}, {Source: newSource(), Server: "ps-1", MaxStale: -1}, {Source: newSource(), Server: "ps-1", MaxStale: time.Second}} {
 		if _, err := hub.New(c); err == nil {
 			t.Errorf("New(%+v) returned a hub", c)
 		}
