@@ -95,15 +95,29 @@ func (s *service) Status(context.Context) (adminapi.Status, error) {
 	for i, r := range rings {
 		answer.Rings[i] = adminapi.RingStatus{Name: string(r.Name), Version: r.Version, HeldBy: behind(r, confirmed)}
 	}
+	answer.Alarms = s.alarms()
+	return answer, nil
+}
+
+// alarms lists what is wrong, or was within the last day, in either ledger, and what
+// does not open.
+func (s *service) alarms() []adminapi.Alarm {
+	var alarms []adminapi.Alarm
 	for _, m := range []*replication.Member{s.keys, s.hosts} {
 		for _, a := range m.Alarms() {
-			answer.Alarms = append(answer.Alarms, adminapi.Alarm{
+			alarms = append(alarms, adminapi.Alarm{
 				Ledger: m.Replica().Pin().Kind.String(), Kind: string(a.Kind), Key: a.Key, Text: a.Why,
 				Since: a.Since, Ended: a.Ended,
 			})
 		}
 	}
-	return answer, nil
+	for _, f := range s.source.unfed() {
+		alarms = append(alarms, adminapi.Alarm{
+			Ledger: "feed", Kind: "material", Since: f.since,
+			Text: f.err.Error() + "; agents keep what they had",
+		})
+	}
+	return alarms
 }
 
 // servers lists the policy servers: this one by what it knows of itself, others by

@@ -31,6 +31,14 @@ type source struct {
 	at      position
 	known   map[string]knownHost
 	changed chan struct{} // closed and replaced at every new state
+	faults  []fault       // of the newest state: what it should have and does not open
+	proved  time.Time     // what AsOf said last
+}
+
+// A fault is something that does not open, since when.
+type fault struct {
+	err   error
+	since time.Time
 }
 
 // A position is an event of each ledger.
@@ -53,9 +61,26 @@ func (s *source) Watch() (*hub.State, <-chan struct{}) {
 	return s.state, s.changed
 }
 
-// AsOf implements hub.Source: the older of both ledgers' proofs.
+// AsOf implements hub.Source: the older of both ledgers' proofs. They prove what the
+// replicas hold; so while the hub has not got all of that, because an event is on
+// its way or a key does not open, the proof stands still.
 func (s *source) AsOf() time.Time {
-	return earlier(s.keys.Freshness().AsOf, s.hosts.Freshness().AsOf)
+	asOf := earlier(s.keys.Freshness().AsOf, s.hosts.Freshness().AsOf)
+	keys, _ := s.keys.Replica().Watch()
+	hosts, _ := s.hosts.Replica().Watch()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.faults) == 0 && s.at.keys.N == keys && s.at.hosts.N == hosts {
+		s.proved = asOf
+	}
+	return s.proved
+}
+
+// unfed lists what the feed should have and does not, because it does not open.
+func (s *source) unfed() []fault {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.faults)
 }
 
 // Host implements hub.Source.
@@ -96,9 +121,27 @@ func (s *source) rebuild() []error {
 	sets, faults := s.keySets(at.keys.Epoch, rings)
 	hosts, destroyed := s.changedHosts(before.hosts.N, at.hosts.N)
 	known, more := s.openHosts(hosts)
+	faults = append(faults, more...)
+	s.noteFaults(faults)
 	s.publish(&hub.State{V: at.String(), Rings: sets, Servers: s.servers, CA: s.ca}, at, known)
 	s.vault.forget(destroyed)
-	return append(faults, more...)
+	return faults
+}
+
+// noteFaults replaces the list; a fault that was there already keeps its time.
+func (s *source) noteFaults(faults []error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := make([]fault, len(faults))
+	for i, err := range faults {
+		next[i] = fault{err, now()}
+		for _, old := range s.faults {
+			if old.err.Error() == err.Error() {
+				next[i] = old
+			}
+		}
+	}
+	s.faults = next
 }
 
 // changedHosts returns the hosts that events after from, up to at least to, have
