@@ -65,6 +65,9 @@ func (f *fake) Verify(context.Context) (adminapi.Verification, error) {
 func (f *fake) Hosts(context.Context) (adminapi.Hosts, error) {
 	return adminapi.Hosts{}, f.ask("", nil)
 }
+func (f *fake) Key(_ context.Context, kid keystore.KID) (adminapi.KeyUses, error) {
+	return adminapi.KeyUses{KID: kid.String()}, f.ask("", kid)
+}
 func (f *fake) Host(_ context.Context, name string) (adminapi.HostShown, error) {
 	return adminapi.HostShown{Host: adminapi.Host{Name: name}}, f.ask("", name)
 }
@@ -271,6 +274,7 @@ func TestBadRequests(t *testing.T) {
 		{"POST", "/v1/rings", `{`, "invalid", 400, nil},
 		{"POST", "/v1/rings", strings.Repeat(" ", 70<<10), "invalid", 413, nil},
 		{"GET", "/v1/rings/Bad%20Name", "", "invalid", 422, nil},
+		{"GET", "/v1/keys/0123", "", "invalid", 422, nil},
 		{"GET", "/v1/hosts/Web-1", "", "invalid", 422, nil},
 		{"POST", "/v1/hosts/web-1/revoke", `{}`, "invalid", 422, []string{"body"}},
 		{"GET", "/v1/rings/sso/replay", "", "invalid", 422, nil},
@@ -315,6 +319,7 @@ func TestQueriesArrive(t *testing.T) {
 		{func() error { _, err := s.client.Preview(t.Context(), "sso", true); return err }, true},
 		{func() error { _, err := s.client.Reach(t.Context(), "sso", 42); return err }, keystore.N(42)},
 		{func() error { _, err := s.client.Ring(t.Context(), "sso"); return err }, keystore.RingName("sso")},
+		{func() error { _, err := s.client.Key(t.Context(), keystore.KID{1, 2}); return err }, keystore.KID{1, 2}},
 		{func() error { _, err := s.client.Host(t.Context(), "web-1"); return err }, "web-1"},
 	} {
 		if err := c.call(); err != nil {

@@ -81,6 +81,11 @@ func (c *Client) Replay(ctx context.Context, name string, point Point) (adminapi
 	return get[adminapi.Ring](ctx, c, ringURL(name, "/replay")+times(query, map[string]time.Time{"at": point.At}))
 }
 
+// Key tells what became of a key.
+func (c *Client) Key(ctx context.Context, kid keystore.KID) (adminapi.KeyUses, error) {
+	return get[adminapi.KeyUses](ctx, c, "/v1/keys/"+kid.String())
+}
+
 // Verify has the server recompute the whole chain.
 func (c *Client) Verify(ctx context.Context) (adminapi.Verification, error) {
 	return get[adminapi.Verification](ctx, c, "/v1/audit/verify")

@@ -114,6 +114,16 @@ func (a *api) host() {
 func (a *api) audit() {
 	register(a, operation(http.MethodGet, "/v1/status", "status", "Show the state of the key store"),
 		func(ctx context.Context, _ *none) (adminapi.Status, error) { return a.Service.Status(ctx) })
+	register(a, operation(http.MethodGet, "/v1/keys/{kid}", "show-key", "Tell what became of a key"),
+		func(ctx context.Context, in *struct {
+			KID string `path:"kid" doc:"the key's id, 16 hexadecimal digits"`
+		}) (adminapi.KeyUses, error) {
+			kid, err := keystore.ParseKID(in.KID)
+			if err != nil {
+				return adminapi.KeyUses{}, err
+			}
+			return a.Service.Key(ctx, kid)
+		})
 	register(a, operation(http.MethodGet, "/v1/audit/verify", "verify", "Recompute the whole chain"),
 		func(ctx context.Context, _ *none) (adminapi.Verification, error) { return a.Service.Verify(ctx) })
 	register(a, operation(http.MethodGet, "/v1/rings/{ring}/history", "history", "List a ring's events"),

@@ -26,6 +26,7 @@ type Reader interface {
 	Reach(ctx context.Context, name keystore.RingName, n keystore.N) (adminapi.Reach, error)
 	History(ctx context.Context, name keystore.RingName, span Span) (adminapi.History, error)
 	Replay(ctx context.Context, name keystore.RingName, point Point) (adminapi.Ring, error)
+	Key(ctx context.Context, kid keystore.KID) (adminapi.KeyUses, error)
 	Verify(ctx context.Context) (adminapi.Verification, error)
 	Hosts(ctx context.Context) (adminapi.Hosts, error)
 	Host(ctx context.Context, name string) (adminapi.HostShown, error)

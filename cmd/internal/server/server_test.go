@@ -221,6 +221,11 @@ func TestRetentionDestroysAndNothingElse(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+	// The first rollover retires a key that sealed sessions of 8 h, and stays; the
+	// second one a key whose sessions were brief.
+	if _, err := r.service.Rollover(t.Context(), "alice", devRing, adminapi.Rollover{Intent: intent()}); err != nil {
+		t.Fatal(err)
+	}
 	rolled, err := r.service.Rollover(t.Context(), "alice", devRing, adminapi.Rollover{Intent: intent()})
 	if err != nil {
 		t.Fatal(err)
@@ -245,13 +250,13 @@ func TestRetentionDestroysAndNothingElse(t *testing.T) {
 	// A restart goes on from what was noted: a minute at most is lost.
 	rounds = newRetention(r.service, slog.New(slog.DiscardHandler))
 	round(6)
-	if got := len(r.show(t).Keys); got != 5 {
-		t.Fatalf("%d keys before the retention is over, want 5", got)
+	if got := len(r.show(t).Keys); got != 6 {
+		t.Fatalf("%d keys before the retention is over, want 6", got)
 	}
 	round(5)
 	ring := r.show(t)
-	if len(ring.Keys) != 4 || ring.Keys[0].KID != rolled.Keys[0].KID || ring.Version != 3 {
-		t.Errorf("ring after retention = %+v, want version 3 without the old key", ring)
+	if len(ring.Keys) != 5 || ring.Keys[0].KID != rolled.Keys[0].KID || ring.Keys[1].KID == old.KID || ring.Version != 4 {
+		t.Errorf("ring after retention = %+v, want version 4 without key %s", ring, old.KID)
 	}
 	if ring.LastEvent.Type != "keys_destroyed" {
 		t.Errorf("last event = %s, want keys_destroyed", ring.LastEvent.Type)

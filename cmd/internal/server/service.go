@@ -188,6 +188,10 @@ func (s *service) Reach(_ context.Context, name keystore.RingName, n keystore.N)
 	if _, err := s.ring(name); err != nil {
 		return adminapi.Reach{}, err
 	}
+	return s.reach(name, n), nil
+}
+
+func (s *service) reach(name keystore.RingName, n keystore.N) adminapi.Reach {
 	fed := s.source.position().keys.N >= n
 	answer := adminapi.Reach{Ring: string(name), N: n, Lacking: []string{}}
 	for _, stream := range s.hub.Streams() {
@@ -200,7 +204,7 @@ func (s *service) Reach(_ context.Context, name keystore.RingName, n keystore.N)
 		}
 	}
 	slices.Sort(answer.Lacking)
-	return answer, nil
+	return answer
 }
 
 // Preview implements adminhttp.Reader.
@@ -262,7 +266,7 @@ func roleChanges(before, after keystore.Ring) []adminapi.RoleChange {
 func loggedOut(r keystore.Ring, c keystore.Change, behind []string) string {
 	text := ""
 	for _, kid := range c.Destroyed {
-		if k, ok := r.Key(kid); ok && now().Before(k.RetiredAt.Add(r.Policy.MaxSession)) {
+		if k, ok := r.Key(kid); ok && now().Before(k.RetiredAt.Add(max(k.Session, r.Policy.MaxSession))) {
 			text += fmt.Sprintf("sessions under key %s, which was current until %s; ", kid, k.RetiredAt.UTC().Format("2006-01-02T15:04:05Z"))
 		}
 	}
