@@ -87,8 +87,8 @@ func parseTokenLine(line string) (tokenEntry, error) {
 	return tokenEntry{name: name, hash: [sha256.Size]byte(hash)}, nil
 }
 
-// actor returns whose token it is. It looks at every entry in constant time.
-func (t Tokens) actor(token string) (string, bool) {
+// Actor returns whose token it is. It looks at every entry in constant time.
+func (t Tokens) Actor(token string) (string, bool) {
 	hash := sha256.Sum256([]byte(token))
 	found := -1
 	for i := range t.entries {
@@ -120,7 +120,7 @@ func (a *api) authenticated(next http.Handler) http.Handler {
 			return
 		}
 		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		actor, known := a.Tokens.actor(token)
+		actor, known := a.Tokens.Actor(token)
 		if !ok || !known {
 			a.Refusals.Note(a.Logger, r, refusal(token, ok))
 			w.Header().Set("WWW-Authenticate", `Bearer realm="keytide"`)

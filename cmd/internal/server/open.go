@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/keytide/keytide/agentfeed/hub"
 	"github.com/keytide/keytide/cmd/internal/adminhttp"
+	"github.com/keytide/keytide/cmd/internal/console"
 	"github.com/keytide/keytide/events"
 	"github.com/keytide/keytide/events/ledger"
 	"github.com/keytide/keytide/keystore/seal"
@@ -243,9 +245,14 @@ func (s *site) openSource(v *vault) error {
 
 // openFront puts handlers on the listeners.
 func (s *site) openFront(tokens adminhttp.Tokens) error {
-	s.admin.handle(adminhttp.New(adminhttp.Config{
+	front := http.NewServeMux()
+	front.Handle("/", adminhttp.New(adminhttp.Config{
 		Service: s.service, Tokens: tokens, Refusals: &s.refusals, Version: "1", Logger: s.log,
 	}))
+	console.Mount(front, console.Config{
+		Reader: s.service, Tokens: tokens, Refusals: &s.refusals, Server: s.id.Server, Logger: s.log,
+	})
+	s.admin.handle(front)
 	s.feed.handle(s.hub)
 	if l := s.metricsListener(); l != nil {
 		handler, err := s.metrics()

@@ -1,0 +1,13 @@
+// Package console serves the page on which an operator sees how the key store of a
+// policy server stands: its rings with every key's life on a time line, policy
+// servers and how fresh they are, agents, alarms, and the last events.
+//
+// It only reads, and through the same interface as the admin API, whose types
+// cannot hold key bytes. The page is whole without JavaScript; the script only
+// exchanges the parts of it that have changed, says how old the page is, and says
+// so when the server no longer answers. Nothing is inline: the content security
+// policy allows this server's own script and style sheet alone.
+//
+// A browser signs in with an admin token and gets a session of its own. Sessions
+// live in the server's memory, as hashes: a restart ends them all.
+package console
