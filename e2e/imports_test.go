@@ -63,7 +63,7 @@ var layers = []layer{
 		own:    []string{"keystore", "keystore/secretfile"},
 		tests:  []string{"agentfeed/feedtest", "agentfeed/hub"},
 	},
-	{folder: "agentfeed/cookie", own: []string{"keystore"}},
+	{folder: "agentfeed/cookie", own: []string{"keystore"}, tests: []string{"agentfeed", "agentfeed/feedtest"}},
 	{folder: "agentfeed/hub", own: []string{"keystore", "agentfeed/internal/wire"}},
 	{folder: "agentfeed/feedtest", own: []string{"keystore", "keystore/secretfile", "agentfeed", "agentfeed/hub"}},
 	{
