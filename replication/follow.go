@@ -49,6 +49,11 @@ func (m *Member) follow(ctx context.Context) {
 func (m *Member) followOnce(ctx context.Context, a *assembler) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	if err := m.writePending(ctx); err != nil {
+		return err
+	}
+	m.setTip(a.tip)
+	m.position.raise(a.position)
 	end, err := m.streamEnd(ctx, a)
 	if err != nil {
 		return err
@@ -165,20 +170,29 @@ func (m *Member) takePart(ctx context.Context, a *assembler, p *part) error {
 			return err
 		}
 	}
+	m.pending = p
+	return m.writePending(ctx)
+}
+
+// writePending writes the part that was handed over and is not in the file yet. The
+// assembler never hands it over again, so where ctx ends before the disk takes it, it
+// is the first thing to be written when following begins anew: a part that was given
+// up would leave a gap in the file.
+func (m *Member) writePending(ctx context.Context) error {
 	retry := newBackoff(m.cfg.Seed+2, followFirst, followMost)
-	for {
-		err := m.replica.write(p)
-		if err == nil {
-			m.clear(alarmID{AlarmDisk, ""})
-			break
+	for m.pending != nil {
+		if err := m.replica.write(m.pending); err != nil {
+			m.raise(Alarm{Kind: AlarmDisk, Why: err.Error()})
+			if !retry.pause(ctx) {
+				return context.Cause(ctx)
+			}
+			continue
 		}
-		m.raise(Alarm{Kind: AlarmDisk, Why: err.Error()})
-		if !retry.pause(ctx) {
-			return ctx.Err()
+		m.clear(alarmID{AlarmDisk, ""})
+		if m.pending.show {
+			wake(m.wakeSelf)
 		}
-	}
-	if p.show {
-		wake(m.wakeSelf)
+		m.pending = nil
 	}
 	return nil
 }

@@ -335,3 +335,20 @@ func (s *shelf) put(tb testing.TB, p *part) {
 		s.state = s.scratch.Clone()
 	}
 }
+
+// FillDisk makes the replica's file refuse to grow, until mend is called.
+func FillDisk(tb testing.TB, r *Replica) (mend func()) {
+	tb.Helper()
+	set := func(max int) {
+		tx, err := r.file.db.Begin(true) // waits for whoever writes
+		if err != nil {
+			tb.Fatal(err)
+		}
+		r.file.db.MaxSize = max
+		if err := tx.Rollback(); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	set(1)
+	return func() { set(0) }
+}

@@ -130,6 +130,7 @@ type Member struct {
 	stopped chan struct{} // closed when Run has returned
 	run     sync.Once
 
+	pending  *part                 // owned by the follower: handed over, not in the file
 	position cell[events.Revision] // of the newest entry that was taken
 	reached  cell[events.Revision] // the end of the stream when following began, once position is there
 	views    cell[uint64]          // counts records that were accepted
