@@ -64,6 +64,7 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 		gauge(metricAge, fresh.Age.Seconds(), ledger)
 		gauge(metricAlarms, float64(standing), ledger)
 	}
+	gauge(metricAlarms, float64(len(c.site.source.unfed())), "feed")
 	connected, behindCount := c.site.hub.Agents()
 	gauge(metricAgents, float64(connected))
 	gauge(metricBehind, float64(behindCount))
