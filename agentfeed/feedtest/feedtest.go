@@ -7,8 +7,28 @@
 //	…
 //	server.Rollover("sso")
 //
+// And it fails as servers and networks do, for tests of what an application does
+// then:
+//
+//	server.Stop()         // gone, as in a crash: the agent goes on with what it has
+//	server.Start()        // back, at the same address
+//	server.Drain()        // agents are told to go elsewhere
+//	server.Freeze(true)   // cut off from its core: it answers, and proves nothing new
+//	server.Limits(2*time.Second, 5*time.Second) // and agents say soon that they are stale, expired
+//	server.Skew(10*time.Minute) // its clock is off; agents do with that
+//	server.Buffer(true)   // a proxy in front holds streams back: agents poll, after 10 s
+//	server.Revoke("test") // the host is refused
+//
+// client.Status() tells what the agent makes of each, at once or within seconds;
+// wait for it, as in
+//
+//	for client.Status().State != agentfeed.StateStale {
+//		time.Sleep(10 * time.Millisecond)
+//	}
+//
 // It keeps nothing on disk and needs no store. It is no policy server: rings follow
-// no rules of time, and nothing confirms anything.
+// no rules of time, and nothing confirms anything. The methods of a Server are for
+// the test's goroutine.
 package feedtest
 
 import (
@@ -51,6 +71,7 @@ type Server struct {
 	ca      []byte // PEM
 	logger  *slog.Logger
 
+	conditions
 	hub  *hub.Hub // of the run that began last
 	http *http.Server
 	done chan struct{} // closed when http has ended
@@ -160,7 +181,8 @@ func (s *Server) Start() {
 	if s.http != nil {
 		return
 	}
-	h, err := hub.New(hub.Config{Source: s.store, Server: "feedtest", Heartbeat: heartbeat, Logger: s.logger})
+	h, err := hub.New(hub.Config{Source: s.store, Server: "feedtest", Heartbeat: heartbeat,
+		StaleAfter: s.staleAfter, MaxStale: s.maxStale, ClockOffset: s.skew, Logger: s.logger})
 	if err != nil {
 		s.tb.Fatal(err)
 	}
@@ -171,7 +193,7 @@ func (s *Server) Start() {
 	s.address = listener.Addr().String()
 	s.store.serve(s.URL())
 	s.hub, s.done = h, make(chan struct{})
-	s.http = &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: 10 * time.Second,
+	s.http = &http.Server{Handler: s.proxied(h), ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: 10 * time.Second,
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{s.cert}, MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1", "h2"}}}
 	go func(server *http.Server, done chan struct{}) {
 		defer close(done)

@@ -24,6 +24,7 @@ type store struct {
 	changed chan struct{}
 	known   map[string]hub.Host
 	all     map[string]bool // hosts that have every ring
+	frozen  time.Time       // if not zero, when the proofs ended
 }
 
 func newStore() *store {
@@ -40,7 +41,25 @@ func (s *store) Watch() (*hub.State, <-chan struct{}) {
 	return s.state, s.changed
 }
 
-func (s *store) AsOf() time.Time { return time.Now() }
+func (s *store) AsOf() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.frozen.IsZero() {
+		return time.Now()
+	}
+	return s.frozen
+}
+
+func (s *store) freeze(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case !on:
+		s.frozen = time.Time{}
+	case s.frozen.IsZero():
+		s.frozen = time.Now()
+	}
+}
 
 func (s *store) Host(name string) (hub.Host, bool) {
 	s.mu.Lock()
