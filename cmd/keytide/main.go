@@ -25,6 +25,7 @@ func main() {
 		Getenv:  os.Getenv,
 		Home:    os.UserConfigDir,
 		Person:  term.IsTerminal(int(os.Stdin.Fd())) && term.IsTerminal(int(os.Stderr.Fd())),
+		Screen:  term.IsTerminal(int(os.Stdout.Fd())),
 		Version: version(),
 	}))
 }

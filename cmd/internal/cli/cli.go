@@ -23,6 +23,7 @@ type Env struct {
 	Getenv  func(string) string
 	Home    func() (string, error) // the user's configuration directory
 	Person  bool                   // a person sits at Stdin and Stderr: both are terminals
+	Screen  bool                   // Stdout is a terminal
 	Version string
 }
 
@@ -55,7 +56,7 @@ func newRoot(env Env) *cobra.Command {
 	root.AddCommand(
 		app.devCommand(), app.serverCommand(), app.coreCommand(),
 		app.statusCommand(), app.ringCommand(), app.rolloverCommand(), app.historyCommand(), app.replayCommand(),
-		app.auditCommand(), app.hostCommand(), app.versionCommand(),
+		app.auditCommand(), app.hostCommand(), app.cookieCommand(), app.versionCommand(),
 	)
 	misuse(root)
 	return root

@@ -3,10 +3,13 @@ package cli_test
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
 	"os"
 	"os/exec"
 	"os/signal"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -17,7 +20,9 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/keytide/keytide/agentfeed"
+	"github.com/keytide/keytide/agentfeed/cookie"
 	"github.com/keytide/keytide/cmd/internal/cli"
+	"github.com/keytide/keytide/keystore"
 )
 
 func TestMain(m *testing.M) {
@@ -30,7 +35,7 @@ func run() int {
 	context.AfterFunc(ctx, stop)
 	return cli.Main(ctx, cli.Env{
 		Args: os.Args[1:], Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
-		Getenv: os.Getenv, Home: os.UserConfigDir, Person: os.Getenv("PERSON") != "", Version: "v0.0.0-test",
+		Getenv: os.Getenv, Home: os.UserConfigDir, Person: os.Getenv("PERSON") != "", Screen: os.Getenv("SCREEN") != "", Version: "v0.0.0-test",
 	})
 }
 
@@ -38,12 +43,16 @@ func run() int {
 // commands:
 //
 //	serve NAME ARG...     run keytide ARG... until it is ready; sets $ADMIN, $FEED and $KEYTIDE_CLIENT
+//	follow NAME ARG...    run keytide ARG... beside the script, its standard output in file NAME.out
+//	expect NAME REGEXP    wait until that output has a match
 //	stop NAME             interrupt it; it must exit with 0
 //	kill NAME             kill it as a power cut would
 //	log NAME              print what it wrote to standard error
 //	exits CODE ARG...     run keytide ARG...; it must exit with CODE
 //	fields PATH NAME...   the JSON of the last output has, at PATH, these fields and no others
 //	save VAR PATH         keep the JSON value at PATH
+//	seal VAR FILE         seal a session with the keys that an agent of host file FILE gets
+//	forge VAR KID         make what looks like a token that key KID sealed
 //	hostfile FILE HOST    FILE is an agent's host file of HOST, with the feed at $FEED
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -54,7 +63,8 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"serve": serve, "stop": stop, "kill": kill, "log": printLog, "exits": exits, "fields": fields, "save": save,
-			"hostfile": hostfile,
+			"follow": follow, "expect": expect,
+			"hostfile": hostfile, "seal": sealToken, "forge": forgeToken,
 		},
 	})
 }
@@ -90,7 +100,7 @@ func command(ts *testscript.TestScript, args ...string) *exec.Cmd {
 	ts.Check(err)
 	cmd := exec.Command(program, args...)
 	cmd.Dir = ts.MkAbs(".")
-	for _, name := range []string{"HOME", "PATH", "XDG_CONFIG_HOME", "KEYTIDE_CLIENT", "PERSON"} {
+	for _, name := range []string{"HOME", "PATH", "XDG_CONFIG_HOME", "KEYTIDE_CLIENT", "PERSON", "SCREEN"} {
 		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
 	}
 	return cmd
@@ -136,6 +146,44 @@ func serve(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("%s ended before it was ready: %v\n%s", args[0], p.err, text)
 	case <-time.After(patience):
 		ts.Fatalf("%s was not ready within %v", args[0], patience)
+	}
+}
+
+func follow(ts *testscript.TestScript, _ bool, args []string) {
+	p := &process{cmd: command(ts, args[1:]...), log: ts.MkAbs(args[0] + ".out"), exited: make(chan struct{})}
+	out, err := os.Create(p.log)
+	ts.Check(err)
+	defer out.Close()
+	p.cmd.Stdout, p.cmd.Stderr = out, out
+	ts.Check(p.cmd.Start())
+	go func() {
+		defer close(p.exited)
+		p.err = p.cmd.Wait()
+	}()
+	ts.Defer(func() { p.cmd.Process.Kill(); <-p.exited })
+	all := ts.Value(serversKey{}).(*servers)
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	all.byName[args[0]] = p
+}
+
+func expect(ts *testscript.TestScript, _ bool, args []string) {
+	p := named(ts, args[0])
+	pattern, err := regexp.Compile("(?m)" + args[1])
+	ts.Check(err)
+	deadline := time.Now().Add(patience)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		text, err := os.ReadFile(p.log)
+		ts.Check(err)
+		if pattern.Match(text) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s has not printed %q:\n%s", args[0], args[1], text)
+		}
+		<-tick.C
 	}
 }
 
@@ -220,4 +268,28 @@ func hostfile(ts *testscript.TestScript, _ bool, args []string) {
 	if file.Host != args[1] || !slices.Equal(file.Servers, []string{ts.Getenv("FEED")}) {
 		ts.Fatalf("host file of %s at %v, want %s at %s", file.Host, file.Servers, args[1], ts.Getenv("FEED"))
 	}
+}
+
+func sealToken(ts *testscript.TestScript, _ bool, args []string) {
+	client, err := agentfeed.New(agentfeed.Config{HostFile: ts.MkAbs(args[1])})
+	ts.Check(err)
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	ts.Check(client.WaitReady(ctx))
+	codec, err := cookie.New(cookie.Config{Ring: client.Ring("sso"), Name: "session"})
+	ts.Check(err)
+	token, err := codec.Seal(nil, []byte("who this is nobody is told"))
+	ts.Check(err)
+	ts.Setenv(args[0], string(token))
+}
+
+func forgeToken(ts *testscript.TestScript, _ bool, args []string) {
+	kid, err := keystore.ParseKID(args[1])
+	ts.Check(err)
+	raw := make([]byte, 70)
+	rand.Read(raw)
+	raw[0] = 1
+	copy(raw[1:], kid[:])
+	ts.Setenv(args[0], base64.RawURLEncoding.EncodeToString(raw))
 }

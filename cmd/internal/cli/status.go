@@ -16,8 +16,16 @@ import (
 func (a *app) statusCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "status", Short: "Show servers, agents, versions, and who is behind", Args: cobra.NoArgs}
 	out := outputFlag(cmd)
+	region := cmd.Flags().String("region", "", "show the policy servers of region `R` alone")
+	watched := cmd.Flags().Bool("watch", false, "go on showing it until interrupted: painted anew on a terminal, else a line for each change")
 	cmd.RunE = a.call(func(ctx context.Context, client *adminhttp.Client, _ []string) error {
+		if *watched {
+			return (&watch{app: a, out: out, region: *region}).run(ctx, client)
+		}
 		status, err := client.Status(ctx)
+		if err == nil {
+			status, err = inRegion(status, *region)
+		}
 		if err != nil {
 			return err
 		}
