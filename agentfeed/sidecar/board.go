@@ -17,16 +17,17 @@ import (
 // Report is what an agent says of itself: the content of status.json in its state
 // directory, and what keytide-agent status prints. It holds no keys.
 type Report struct {
-	Running    bool            `json:"running"` // said by the reader, not the file
-	State      agentfeed.State `json:"state"`
-	AsOf       *time.Time      `json:"as_of,omitempty"` // when the rings were last known to be current
-	Position   string          `json:"position,omitempty"`
-	Server     string          `json:"server,omitempty"`
-	URL        string          `json:"url,omitempty"`
-	Error      string          `json:"error,omitempty"` // why no server feeds the agent
-	CacheError string          `json:"cache_error,omitempty"`
-	Rings      []RingReport    `json:"rings"`
-	Outputs    []OutputReport  `json:"outputs"`
+	Running    bool                `json:"running"` // said by the reader, not the file
+	State      agentfeed.State     `json:"state"`
+	AsOf       *time.Time          `json:"as_of,omitempty"` // when the rings were last known to be current
+	Position   string              `json:"position,omitempty"`
+	Server     string              `json:"server,omitempty"`
+	URL        string              `json:"url,omitempty"`
+	Transport  agentfeed.Transport `json:"transport,omitempty"` // stream, longpoll or poll
+	Error      string              `json:"error,omitempty"`     // why no server feeds the agent
+	CacheError string              `json:"cache_error,omitempty"`
+	Rings      []RingReport        `json:"rings"`
+	Outputs    []OutputReport      `json:"outputs"`
 }
 
 // RingReport names the version of a ring that the agent holds.
@@ -185,7 +186,7 @@ func (b *board) report() Report {
 // now is the agent's state. It needs mu.
 func (b *board) now() Report {
 	s := b.client.Status()
-	r := Report{Running: true, State: s.State, Position: s.Position, Server: s.Server, URL: s.URL, Error: text(s.Err), CacheError: text(s.CacheErr), Rings: []RingReport{}}
+	r := Report{Running: true, State: s.State, Position: s.Position, Server: s.Server, URL: s.URL, Transport: s.Transport, Error: text(s.Err), CacheError: text(s.CacheErr), Rings: []RingReport{}}
 	if !s.AsOf.IsZero() {
 		asOf := s.AsOf.UTC()
 		r.AsOf = &asOf

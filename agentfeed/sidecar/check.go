@@ -3,6 +3,7 @@ package sidecar
 import (
 	"fmt"
 	"maps"
+	"net"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,6 +17,11 @@ import (
 func (c *Config) check(report strictyaml.Report) {
 	if c.HostFile == "" {
 		report("host_file", "is empty")
+	}
+	if c.Metrics.Listen != "" {
+		if _, _, err := net.SplitHostPort(c.Metrics.Listen); err != nil {
+			report("metrics.listen", "want host:port such as 127.0.0.1:7491, not %q", c.Metrics.Listen)
+		}
 	}
 	if len(c.Outputs) == 0 {
 		report("outputs", "is empty; there is nothing to do")

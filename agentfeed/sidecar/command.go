@@ -61,6 +61,9 @@ func Main(ctx context.Context, env Env) int {
 	if err == nil {
 		return exitDone
 	}
+	if shown := new(stateError); errors.As(err, &shown) {
+		return shown.code
+	}
 	report(env.Stderr, err)
 	for _, e := range exits {
 		if errors.Is(err, e.sentinel) {
@@ -108,7 +111,7 @@ func rootCommand(env Env) *cobra.Command {
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, err.Error()) })
-	root.AddCommand(runCommand(env), fetchCommand(env))
+	root.AddCommand(runCommand(env), fetchCommand(env), statusCommand(env))
 	return root
 }
 
@@ -165,6 +168,33 @@ func fetchCommand(env Env) *cobra.Command {
 	cmd.Flags().StringVar(&f.hostFile, "host-file", "", "the trusted host's `FILE`, from keytide host register")
 	cmd.Flags().StringVarP(&f.format, "output", "o", f.format, "print `json|table`")
 	cmd.Flags().DurationVar(&f.timeout, "timeout", 30*time.Second, "how long to wait for a policy server")
+	return cmd
+}
+
+func statusCommand(env Env) *cobra.Command {
+	s := status{format: "table"}
+	cmd := &cobra.Command{
+		Use:   "status --config FILE",
+		Short: "show how the agent beside stands",
+		Long: `Show how the agent that runs with this configuration stands.
+
+It exits with 0 when the agent is fresh and its outputs are up to date, 1 when it
+does not run, 4 when it has reached no server since its start (cached), 5 when its
+rings are stale, 6 expired, 7 when it waits for its first rings, and 8 when files
+cannot be written or an action fails.`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case s.config == "":
+				return usage(cmd, "--config is needed")
+			case s.format != "json" && s.format != "table":
+				return usage(cmd, `-o: want "json" or "table"`)
+			}
+			return s.run(env)
+		},
+	}
+	cmd.Flags().StringVar(&s.config, "config", "", "the agent's configuration `FILE`")
+	cmd.Flags().StringVarP(&s.format, "output", "o", s.format, "print `json|table`")
 	return cmd
 }
 

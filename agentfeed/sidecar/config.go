@@ -28,8 +28,17 @@ type Config struct {
 	// If not set, they are. Without it keys touch no disk but that of the outputs.
 	Cache *bool `yaml:"cache"`
 
+	// Metrics is where /metrics, /healthz and /readyz are served, in plain HTTP.
+	Metrics Metrics `yaml:"metrics"`
+
 	// Outputs are the sets of files that the agent keeps.
 	Outputs []Output `yaml:"outputs,required"`
+}
+
+// Metrics is a listener for Prometheus and for probes. It gives no keys away.
+type Metrics struct {
+	// Listen is a TCP address such as 127.0.0.1:7491. If empty, there is no listener.
+	Listen string `yaml:"listen"`
 }
 
 // Output is a set of files. They are rendered together: when one of them cannot be,

@@ -16,7 +16,7 @@ const ticketKeySize = 80
 // and calls fn with it. Servers of different kinds cannot read each other's tickets,
 // so they get different keys, and these never show the ring key.
 func useTicketKey(k keystore.SetKey, target string, ring keystore.RingName, fn func(key []byte)) error {
-	key, err := derive(k.Material, "ticket|"+target+"|"+string(ring), ticketKeySize)
+	key, err := derive(k.Material, "stek "+target+"|"+string(ring), ticketKeySize)
 	if err != nil {
 		return err
 	}
@@ -25,11 +25,11 @@ func useTicketKey(k keystore.SetKey, target string, ring keystore.RingName, fn f
 	return nil
 }
 
-// derive gives HKDF-SHA256(m, salt = "", "keytide/v1 "+info, size) (RFC 5869).
+// derive gives HKDF-Expand-SHA256(m, "keytide/v1 "+info, size) (RFC 5869, section 2.3).
 func derive(m keystore.Material, info string, size int) ([]byte, error) {
 	var key []byte
 	err := m.Use(func(secret []byte) (err error) {
-		key, err = hkdf.Key(sha256.New, secret, nil, "keytide/v1 "+info, size)
+		key, err = hkdf.Expand(sha256.New, secret, "keytide/v1 "+info, size)
 		return err
 	})
 	return key, err

@@ -21,3 +21,6 @@ func Render(f File, sets ...*keystore.KeySet) (string, error) {
 	err := f.render(&w, &f, source{agentfeed.Status{State: agentfeed.StateFresh, Server: "ps-1"}, sets})
 	return w.String(), err
 }
+
+// Exit is the exit code of keytide-agent status for a report.
+func Exit(r Report) int { return r.exit() }

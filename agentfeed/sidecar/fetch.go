@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/keytide/keytide/agentfeed"
@@ -44,6 +45,13 @@ func writeTable(w io.Writer, held Rings) error {
 			rows = append(rows, []string{string(r.Name), fmt.Sprintf("%d.%d", r.Epoch, r.Version), r.Mode.String(), k.Role.String(), k.KID.String()})
 		}
 	}
+	writeRows(w, rows)
+	_, err := fmt.Fprintf(w, "\n%s, from policy server %s\n", held.State, held.Server)
+	return err
+}
+
+// writeRows writes rows in columns as wide as they need.
+func writeRows(w io.Writer, rows [][]string) (err error) {
 	size := make([]int, len(rows[0]))
 	for _, row := range rows {
 		for i, cell := range row {
@@ -51,12 +59,11 @@ func writeTable(w io.Writer, held Rings) error {
 		}
 	}
 	for _, row := range rows {
-		last := len(row) - 1
-		for i, cell := range row[:last] {
-			fmt.Fprintf(w, "%-*s  ", size[i], cell)
+		var line strings.Builder
+		for i, cell := range row {
+			fmt.Fprintf(&line, "%-*s  ", size[i], cell)
 		}
-		fmt.Fprintln(w, row[last])
+		_, err = fmt.Fprintln(w, strings.TrimRight(line.String(), " "))
 	}
-	_, err := fmt.Fprintf(w, "\n%s, from policy server %s\n", held.State, held.Server)
 	return err
 }

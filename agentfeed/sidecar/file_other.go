@@ -30,3 +30,6 @@ func ownerOf(user, group string, report func(key string, err error)) owner {
 
 func (owner) has(fs.FileInfo) bool { return true }
 func (owner) give(*os.File) error  { return nil }
+
+// locked cannot tell here, and takes it that the agent runs.
+func locked(string) (bool, error) { return true, nil }

@@ -59,7 +59,8 @@ func ofRing(render func(w *bytes.Buffer, f *File, set *keystore.KeySet) error) r
 }
 
 // renderJSON writes what fetch prints, with key bytes. State and server are those of
-// the moment at which the rings came: a file that has these rings already stays.
+// the moment at which the rings came: a file that has these rings already stays,
+// unless they have expired since or are proved current again.
 func renderJSON(w *bytes.Buffer, f *File, s source) error {
 	held := convert(s.status, s.sets, func(m keystore.Material) *exposed { return &exposed{m} })
 	if content, err := os.ReadFile(f.Path); err == nil {
@@ -70,7 +71,8 @@ func renderJSON(w *bytes.Buffer, f *File, s source) error {
 			State  *agentfeed.State `json:"state"`
 			Server *string          `json:"server"`
 		}{&former.State, &former.Server})
-		if err := writeJSON(w, former); err != nil || bytes.Equal(w.Bytes(), content) {
+		same := (former.State == agentfeed.StateExpired) == (held.State == agentfeed.StateExpired)
+		if err := writeJSON(w, former); err != nil || same && bytes.Equal(w.Bytes(), content) {
 			return err
 		}
 		clear(w.Bytes())

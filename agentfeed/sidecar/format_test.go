@@ -78,13 +78,13 @@ func TestVectors(t *testing.T) {
 		got.Keys = append(got.Keys, vectorKey{role, hex.EncodeToString(bytes.Repeat([]byte{byte(i + 1)}, 32))})
 	}
 	current := render(t, sidecar.File{Format: "nginx", Ring: "sso", Key: "current"}, set)
-	got.Derived = []derived{{keystore.Current, "keytide/v1 ticket|nginx|sso", hex.EncodeToString([]byte(current))}}
+	got.Derived = []derived{{keystore.Current, "keytide/v1 stek nginx|sso", hex.EncodeToString([]byte(current))}}
 	lines := strings.Fields(render(t, sidecar.File{Format: "haproxy", Ring: "sso"}, set))
 	line, err := base64.StdEncoding.DecodeString(lines[len(lines)-2])
 	if err != nil {
 		t.Fatal(err)
 	}
-	got.Derived = append(got.Derived, derived{keystore.Current, "keytide/v1 ticket|haproxy|sso", hex.EncodeToString(line)})
+	got.Derived = append(got.Derived, derived{keystore.Current, "keytide/v1 stek haproxy|sso", hex.EncodeToString(line)})
 	for _, f := range []sidecar.File{
 		{Format: "jwks"}, {Format: "haproxy"}, {Format: "envoy"},
 		{Format: "nginx", Key: "current"}, {Format: "nginx", Key: "future"}, {Format: "nginx", Key: "old"}, {Format: "nginx", Key: "old-2"}, {Format: "nginx", Key: "old-3"},

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/keytide/keytide/agentfeed"
@@ -79,8 +81,8 @@ type keeper struct {
 	log    *slog.Logger
 	env    Env
 	board  *board
-	actors []*actor // of each output; nil where it has no action
-	begun  bool     // all files have been written once
+	actors []*actor    // of each output; nil where it has no action
+	begun  atomic.Bool // all files have been written once
 }
 
 // run works until ctx ends. All goroutines that it starts have ended when it returns.
@@ -89,6 +91,14 @@ func (k *keeper) run(ctx context.Context) error {
 	var parts sync.WaitGroup
 	defer parts.Wait()
 	defer stop()
+	if address := k.config.Metrics.Listen; address != "" {
+		listener, err := net.Listen("tcp", address)
+		if err != nil {
+			return fmt.Errorf("metrics.listen: %w", err)
+		}
+		k.log.Info("metrics are served", "address", listener.Addr().String())
+		parts.Go(func() { k.serve(ctx, listener) })
+	}
 	for i, o := range k.config.Outputs {
 		var a *actor
 		if o.Action != nil {
@@ -128,7 +138,7 @@ func (k *keeper) writeUntilDone(ctx context.Context) error {
 		if err == nil {
 			return k.ready()
 		}
-		if !k.begun {
+		if !k.begun.Load() {
 			return err
 		}
 		k.log.Error("files not written; they stay as they were", "err", err, "retry_in", retryAfter)
@@ -142,10 +152,10 @@ func (k *keeper) writeUntilDone(ctx context.Context) error {
 
 // ready says, once, that all files are there: what reads them can start.
 func (k *keeper) ready() error {
-	if k.begun {
+	if k.begun.Load() {
 		return nil
 	}
-	k.begun = true
+	k.begun.Store(true)
 	rings := ringsOf(k.client)
 	line := "keytide-agent ready state=" + string(rings.State) + " rings="
 	for i, r := range rings.Rings {
