@@ -27,6 +27,7 @@ func nextEffect(b []byte) (key, hash, rest []byte) {
 type wants struct {
 	effects []byte // packed, checked
 	err     error
+	count   int // of effects that are due
 	buf     [maxEffectKey]byte
 }
 
@@ -42,7 +43,26 @@ func (w *wants) delKID(prefix string, kid keystore.KID) {
 	w.effect(hex.AppendEncode(append(w.buf[:0], prefix...), kid[:]), true)
 }
 
+// makeKID wants material that does not live yet: a key that two owners shared would
+// end for both when the first destroys it.
+func (w *wants) makeKID(l live, kid keystore.KID) {
+	if _, ok := l.material[kid]; ok && w.err == nil {
+		w.err = unfit("makes key %s, which is there already", kid)
+	}
+	w.putKID(materialPrefix, kid)
+}
+
+// exactly reports the first fault, or that there are effects beyond those wanted: an
+// event changes what its payload says, and nothing else.
+func (w *wants) exactly(effects int) error {
+	if w.err == nil && effects != w.count {
+		w.err = unfit("%d effects; want %d", effects, w.count)
+	}
+	return w.err
+}
+
 func (w *wants) effect(key []byte, deleted bool) {
+	w.count++
 	for left := w.effects; len(left) > 0; {
 		got, hash, rest := nextEffect(left)
 		if string(got) == string(key) && (hash == nil) == deleted {

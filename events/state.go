@@ -253,7 +253,7 @@ func decideGenesis(v *view) (Genesis, error) {
 	need := wants{effects: v.effects}
 	need.putKID(kskPrefix, g.KSK)
 	need.putKID(materialPrefix, g.Membership)
-	return g, need.err
+	return g, need.exactly(v.effectCount)
 }
 
 func decideVoid(v *view) error {
@@ -279,12 +279,12 @@ func (s *State) decideRing(v *view) (keystore.Ring, error) {
 	need := wants{effects: v.effects}
 	need.put(ringPrefix, string(c.Ring))
 	for _, k := range c.Made {
-		need.putKID(materialPrefix, k.KID)
+		need.makeKID(s.live, k.KID)
 	}
 	for _, kid := range c.Destroyed {
 		need.delKID(materialPrefix, kid)
 	}
-	return next, need.err
+	return next, need.exactly(v.effectCount)
 }
 
 func (s *State) decideHost(v *view) (host.Host, error) {
@@ -299,12 +299,12 @@ func (s *State) decideHost(v *view) (host.Host, error) {
 	need := wants{effects: v.effects}
 	need.put(hostPrefix, c.Host)
 	if c.Kind == host.Registered {
-		need.putKID(materialPrefix, c.Secret.KID)
+		need.makeKID(s.live, c.Secret.KID)
 	}
 	for _, kid := range c.Destroyed {
 		need.delKID(materialPrefix, kid)
 	}
-	return next, need.err
+	return next, need.exactly(v.effectCount)
 }
 
 func (v *view) ref() keystore.EventRef {

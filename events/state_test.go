@@ -352,3 +352,37 @@ func changed(rec events.Record) events.Record {
 	c[len(c)-ed25519.SignatureSize] ^= 1
 	return c
 }
+
+// An event changes what its payload says, and nothing else; and it makes no key that
+// lives already, in whatever ring.
+func TestEffectsAreExactlyThePayloads(t *testing.T) {
+	h := newHistory(t, events.Keys)
+	h.apply(h.create("sso"))
+	sso, _ := h.state.Ring("sso")
+	for name, e := range map[string]events.Event{
+		"another ring's key deleted": func() events.Event {
+			e := h.create("web")
+			e.Effects = append(e.Effects, del(events.MaterialKey(sso.Keys[0].KID)))
+			return e
+		}(),
+		"another ring's state put": func() events.Event {
+			e := h.create("web")
+			e.Effects = append(e.Effects, put(events.RingKey("sso")))
+			return e
+		}(),
+		"a key that lives": func() events.Event {
+			keys := keystore.FirstKeys{
+				Current: keystore.NewKey{KID: sso.Keys[0].KID, Created: day}, Future: h.newKey(), Static: h.newKey(), SessionTicket: h.newKey(),
+			}
+			c, err := keystore.Create("web", keystore.DefaultPolicy(), keys)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return h.ringEvent(c)
+		}(),
+	} {
+		if _, err := h.state.Apply(sign(t, e)); !errors.Is(err, events.ErrPayload) {
+			t.Errorf("%s: Apply = %v, want ErrPayload", name, err)
+		}
+	}
+}

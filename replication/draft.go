@@ -24,20 +24,17 @@ func (m *Member) draft(decide Decide) (draft, error) {
 	m.mu.Lock()
 	head := m.tip
 	m.mu.Unlock()
-	var p Proposal
-	var d draft
-	var err error
-	m.replica.Read(func(s *events.State) {
-		m.follows(s)
-		p, err = decide(s)
-		if n, ok := s.Request(p.Request); ok && p.Request != "" {
-			d.answered, err = n, nil
-		}
-	})
-	if err != nil || d.answered != 0 {
-		return d, err
-	}
+	m.replica.Read(m.follows)
+	// From here on no lock is held: a decision may take its time, and ask the replica.
 	s := m.trial
+	p, err := decide(s)
+	if n, ok := s.Request(p.Request); ok && p.Request != "" {
+		return draft{answered: n}, nil
+	}
+	if err != nil {
+		return draft{}, err
+	}
+	var d draft
 	if head.n != s.N() {
 		// The state is ahead of the tip only between two of the follower's steps.
 		head.revision = m.replica.Revision(events.HeadKey)
@@ -54,10 +51,23 @@ func (m *Member) draft(decide Decide) (draft, error) {
 		return draft{}, err
 	}
 	for i := range puts {
-		puts[i].Expect = m.replica.Revision(puts[i].Key)
+		if puts[i].Expect, err = m.expected(s, puts[i]); err != nil {
+			return draft{}, err
+		}
 		d.event.Effects = append(d.event.Effects, puts[i].Effect())
 	}
 	return m.signed(d, puts, head)
+}
+
+// expected returns the revision that a put must find. Key material that does not live
+// must never have been there: a destroyed key has the revision of its deletion, and
+// does not come back. (The fold refuses to make a key that lives.)
+func (m *Member) expected(s *events.State, p events.Put) (events.Revision, error) {
+	revision := m.replica.Revision(p.Key)
+	if _, live := s.Expect(p.Key); !live && !p.Delete && isMaterial(p.Key) && revision != 0 {
+		return 0, fmt.Errorf("%w: %s was there before; a destroyed key never comes back", keystore.ErrInvalid, p.Key)
+	}
+	return revision, nil
 }
 
 // follows brings the trial state to s. In a steady run of commits it is there

@@ -230,6 +230,20 @@ func Roll(tb testing.TB, name keystore.RingName, request string) Decide {
 	}
 }
 
+// RollTo decides on a forced rollover that brings in a key of this id.
+func RollTo(tb testing.TB, name keystore.RingName, kid keystore.KID) Decide {
+	return func(s *events.State) (Proposal, error) {
+		ring, _ := s.Ring(name)
+		c, err := ring.Rollover(keystore.Rollover{
+			Trigger: keystore.Manual, Future: keystore.NewKey{KID: kid, Created: time.Now()}, Now: time.Now(), Force: true,
+		})
+		if err != nil {
+			return Proposal{}, err
+		}
+		return ringProposal(c, []events.Put{{Key: events.MaterialKey(kid), Value: material(tb, "ring:"+string(name))}})
+	}
+}
+
 func ringProposal(c keystore.Change, puts []events.Put) (Proposal, error) {
 	t, payload, err := events.EncodeRingChange(c)
 	return Proposal{Type: t, Payload: payload, Actor: "test", Puts: puts}, err

@@ -16,11 +16,12 @@ var errLost = errors.New("somebody else was first")
 const (
 	settleFirst = 100 * time.Millisecond // wait for the own replica before sending again
 	settleMost  = 2 * time.Second
+	settleLook  = time.Second // between two looks whether the replica is stuck
 )
 
 // settle sends a batch until its fate is known: landed, or errLost, or an error
 // that says it is surely not stored. It wraps events.ErrUnknown only if ctx, the
-// member's own, ends before.
+// member's own, ends before, or the replica is stuck and can never tell.
 //
 // A send whose fate is unknown can land later. No answer to another send changes
 // that: what it was compared with may be this very batch, on its way. So it ends
@@ -51,8 +52,8 @@ func (m *Member) settle(ctx context.Context, b events.Batch) (landed bool, err e
 		if arrived {
 			return m.landed(ctx, b)
 		}
-		if ctx.Err() != nil {
-			return false, fmt.Errorf("%w: %w", events.ErrUnknown, ctx.Err())
+		if err := errors.Join(ctx.Err(), m.stuck()); err != nil {
+			return false, fmt.Errorf("%w: %w", events.ErrUnknown, err)
 		}
 	}
 }
@@ -67,7 +68,7 @@ func (m *Member) append(ctx context.Context, b events.Batch) error {
 // landed waits until the own replica has an event at the batch's n on its disk, and
 // tells whether it is this one.
 func (m *Member) landed(ctx context.Context, b events.Batch) (bool, error) {
-	if err := m.replica.durable.await(ctx, b.N); err != nil {
+	if err := m.awaitDurable(ctx, b.N); err != nil {
 		return false, fmt.Errorf("%w: %w", events.ErrUnknown, err)
 	}
 	rec, err := m.replica.Record(b.N)
@@ -78,6 +79,22 @@ func (m *Member) landed(ctx context.Context, b events.Batch) (bool, error) {
 		return false, errLost
 	}
 	return true, nil
+}
+
+// awaitDurable waits until the own replica has event n on its disk. It gives up when
+// ctx ends, or the replica is stuck before n.
+func (m *Member) awaitDurable(ctx context.Context, n keystore.N) error {
+	for {
+		wait, cancel := context.WithTimeout(ctx, settleLook)
+		err := m.replica.durable.await(wait, n)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if err := errors.Join(ctx.Err(), m.stuck()); err != nil {
+			return err
+		}
+	}
 }
 
 // lost is for a batch that was refused at its only send. It waits for the replica

@@ -2,10 +2,15 @@ package replication_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/keytide/keytide/events"
+	"github.com/keytide/keytide/keystore"
 	"github.com/keytide/keytide/replication"
 )
 
@@ -43,5 +48,112 @@ func TestFullDiskLosesNothing(t *testing.T) {
 		}
 		again.awaitReady()
 		again.commit(replication.Roll(t, "sso", ""))
+	})
+}
+
+// While the fate of an event is unknown the replica may halt or fork: then nothing
+// that comes will tell the fate. The caller is told so, nothing is sent any more, and
+// those who come after are not kept waiting.
+func TestStuckReplicaEndsAnUnknownFate(t *testing.T) {
+	for name, spoil := range map[string]func(c *core, n keystore.N){
+		"halted": func(c *core, n keystore.N) { c.forge(events.LogKey(n), []byte("forged")) },
+		"forked": func(c *core, n keystore.N) {
+			value, err := events.Beacon{Epoch: 1, Term: 99, Holder: "ps-1", Counter: 1, N: n - 1, Hash: events.Hash{1}, Origin: time.Now()}.Sign(c.key)
+			if err != nil {
+				c.tb.Fatal(err)
+			}
+			c.forge(events.BeaconKey, value)
+		},
+	} {
+		for _, landed := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, stored %v", name, landed), func(t *testing.T) {
+				bubble(t, func(t *testing.T, c *core) {
+					n := c.run("replica.db")
+					n.awaitReady()
+					n.commit(replication.CreateRing(t, "sso"))
+					var sends atomic.Int64
+					n.link.setAppend(func(_ context.Context, b events.Batch) (events.Revision, error) {
+						if sends.Add(1) == 1 {
+							spoil(c, b.N)
+						}
+						if landed {
+							return 99, nil // the store says so; the replica never sees it
+						}
+						return 0, events.ErrUnknown
+					})
+					began := time.Now()
+					_, err := n.Commit(t.Context(), replication.Roll(t, "sso", ""))
+					if !errors.Is(err, events.ErrUnknown) || !strings.Contains(err.Error(), name) {
+						t.Errorf("Commit = %v, want events.ErrUnknown and that the replica is %s", err, name)
+					}
+					if took := time.Since(began); took > 10*time.Second {
+						t.Errorf("the caller was told after %v", took)
+					}
+					sent := sends.Load()
+					if _, err := n.Commit(t.Context(), replication.Roll(t, "sso", "")); !errors.Is(err, events.ErrUnavailable) || !strings.Contains(err.Error(), name) {
+						t.Errorf("the next Commit = %v, want events.ErrUnavailable and that the replica is %s", err, name)
+					}
+					<-time.After(time.Minute)
+					if got := sends.Load(); got != sent {
+						t.Errorf("%d sends after the caller was told, want none", got-sent)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A decision may ask and mark the replica: it is not made under the replica's lock.
+func TestDecisionsMayUseTheReplica(t *testing.T) {
+	bubble(t, func(t *testing.T, c *core) {
+		n := c.run("replica.db")
+		n.awaitReady()
+		n.commit(func(s *events.State) (replication.Proposal, error) {
+			if err := n.Replica().SetMark("decided", time.Now()); err != nil {
+				t.Error(err)
+			}
+			return replication.CreateRing(t, "sso")(s)
+		})
+	})
+}
+
+// A destroyed key never comes back, and nobody's live key is overwritten: neither by a
+// request for it, nor after a restart, nor by a replica that was made anew.
+func TestDestroyedKeyNeverComesBack(t *testing.T) {
+	bubble(t, func(t *testing.T, c *core) {
+		n := c.run("replica.db")
+		n.awaitReady()
+		n.commit(replication.CreateRing(t, "sso"))
+		n.commit(replication.CreateRing(t, "web"))
+		var first, live keystore.KID
+		n.Replica().Read(func(s *events.State) {
+			sso, _ := s.Ring("sso")
+			web, _ := s.Ring("web")
+			first, live = sso.Keys[0].KID, web.Keys[0].KID
+		})
+		for range 2 {
+			n.commit(replication.Roll(t, "sso", ""))
+		}
+		if _, ok := n.Replica().Value(events.MaterialKey(first)); ok {
+			t.Fatal("the first key is not destroyed")
+		}
+		refused := func(n *node, what string) {
+			for name, kid := range map[string]keystore.KID{"a destroyed key": first, "another ring's key": live} {
+				_, err := n.Commit(t.Context(), replication.RollTo(t, "sso", kid))
+				if !errors.Is(err, keystore.ErrInvalid) {
+					t.Errorf("%s: Commit with %s = %v, want keystore.ErrInvalid", what, name, err)
+				}
+			}
+		}
+		refused(n, "at once")
+		n.stop()
+		again := c.run("replica.db")
+		again.awaitReady()
+		refused(again, "after a restart")
+		again.stop()
+		anew := c.run("anew.db")
+		anew.awaitReady()
+		refused(anew, "by a new replica")
+		anew.commit(replication.Roll(t, "sso", ""))
 	})
 }

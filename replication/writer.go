@@ -40,7 +40,7 @@ type Receipt struct {
 
 // A Decide looks at the newest state and decides on a change, or refuses. It runs
 // anew each time that somebody else was first, so it must not have effects. It must
-// neither keep nor change the state. It fills in Request even where it refuses: if
+// neither keep nor change the state; no lock is held meanwhile. It fills in Request even where it refuses: if
 // an event has answered that request already, its receipt counts, not the refusal.
 type Decide func(*events.State) (Proposal, error)
 
@@ -49,9 +49,10 @@ type Decide func(*events.State) (Proposal, error)
 //
 //   - events.ErrUnavailable if the event is surely not written: the core is not
 //     there, or this replica is forked, halted or empty;
-//   - events.ErrUnknown if ctx ended, or the member stopped, before the event's fate
-//     was known; it names the event's id. It may be in the log already or come
-//     there: the member goes on finding out. The same request is safe to try again.
+//   - events.ErrUnknown if ctx ended, the member stopped, or the replica halted or
+//     forked before the event's fate was known; it names the event's id. It may be in
+//     the log already or come there: the member goes on finding out unless the replica
+//     is stuck. The same request is safe to try again.
 func (m *Member) Commit(ctx context.Context, decide Decide) (Receipt, error) {
 	req := &commitRequest{ctx: ctx, decide: decide, done: make(chan commitResult, 1)}
 	select {
@@ -169,10 +170,8 @@ func (m *Member) commit(ctx context.Context, req *commitRequest) (Receipt, error
 
 // writable reports why this member must not write.
 func (m *Member) writable() error {
-	for _, kind := range []AlarmKind{AlarmForked, AlarmHalted} {
-		if alarm, ok := m.alarms.first(kind); ok {
-			return fmt.Errorf("%w: this server's replica is %s: %s", events.ErrUnavailable, kind, alarm.Why)
-		}
+	if err := m.stuck(); err != nil {
+		return fmt.Errorf("%w: %w", events.ErrUnavailable, err)
 	}
 	if m.reached.load() == 0 || m.replica.applied.load() == 0 {
 		return fmt.Errorf("%w: this server has not read the ledger yet", events.ErrUnavailable)
@@ -180,10 +179,20 @@ func (m *Member) writable() error {
 	return nil
 }
 
+// stuck reports why the replica applies nothing any more, as far as it can tell.
+func (m *Member) stuck() error {
+	for _, kind := range []AlarmKind{AlarmForked, AlarmHalted} {
+		if alarm, ok := m.alarms.first(kind); ok {
+			return fmt.Errorf("this server's replica is %s: %s", kind, alarm.Why)
+		}
+	}
+	return nil
+}
+
 // answered gives the receipt for a request that an event has answered already.
 func (m *Member) answered(ctx context.Context, n keystore.N) (Receipt, error) {
-	if err := m.replica.durable.await(ctx, n); err != nil {
-		return Receipt{}, fmt.Errorf("event %d: %w", n, events.ErrUnknown)
+	if err := m.awaitDurable(ctx, n); err != nil {
+		return Receipt{}, fmt.Errorf("event %d: %w: %w", n, events.ErrUnknown, err)
 	}
 	rec, err := m.replica.Record(n)
 	if err != nil {
