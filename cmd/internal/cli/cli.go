@@ -8,6 +8,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"strings"
 
@@ -31,9 +32,6 @@ type Env struct {
 func Main(ctx context.Context, env Env) int {
 	root := newRoot(env)
 	root.SetArgs(env.Args)
-	root.SetIn(env.Stdin)
-	root.SetOut(env.Stdout)
-	root.SetErr(env.Stderr)
 	err := root.ExecuteContext(ctx)
 	if err != nil {
 		report(env.Stderr, err)
@@ -46,11 +44,13 @@ func newRoot(env Env) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "keytide",
 		Short:         "Replicated key store for single sign-on",
-		Long:          "Keytide makes, rolls over and delivers the keys with which web agents seal session cookies.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetIn(env.Stdin)
+	root.SetOut(env.Stdout)
+	root.SetErr(env.Stderr)
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages ", fmt.Sprintf(".FlagUsagesWrapped %d ", width)))
 	root.PersistentFlags().StringVar(&app.profilePath, "client", "",
 		"client profile `FILE` (default $KEYTIDE_CLIENT, then keytide/client.yaml in the user's configuration)")
 	root.AddCommand(
@@ -58,7 +58,10 @@ func newRoot(env Env) *cobra.Command {
 		app.statusCommand(), app.ringCommand(), app.rolloverCommand(), app.historyCommand(), app.replayCommand(),
 		app.auditCommand(), app.hostCommand(), app.cookieCommand(), app.versionCommand(),
 	)
+	app.complete(root)
+	root.InitDefaultCompletionCmd()
 	misuse(root)
+	addPages(root)
 	return root
 }
 

@@ -60,7 +60,6 @@ type registration struct {
 func (a *app) hostRegister() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "register NAME", Short: "Register a trusted host and write its host file", Args: oneName,
-		Long: "Register a trusted host and write its host file: the servers, the CA and the\nhost's shared secret, all that its agent needs. The file has mode 0600.",
 	}
 	out, change := outputFlag(cmd), changeFlags(cmd)
 	rings := cmd.Flags().StringSlice("ring", nil, "a `RING` that the host may have; may be given again")

@@ -30,7 +30,6 @@ type rollover struct {
 func (a *app) rolloverCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rollover NAME", Short: "Roll a ring over: its future key becomes current", Args: oneName,
-		Long: "Roll a ring over: the future key becomes current, current becomes old, and a\nnew future key is made. Cookies that are sealed under the former keys open on.",
 	}
 	r := &rollover{app: a, out: outputFlag(cmd), change: changeFlags(cmd)}
 	flags := cmd.Flags()

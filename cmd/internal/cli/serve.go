@@ -27,7 +27,6 @@ func (a *app) announce(r server.Ready) {
 func (a *app) devCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "dev", Short: "Run a policy server for development", Args: cobra.NoArgs,
-		Long: "Run a policy server with all that it needs in one directory: keys, certificates,\na ring named sso, and a client profile. For development: its unlock key lies\nbeside its data, and keytide server refuses the store.",
 	}
 	cfg := server.DevConfig{Ready: a.announce}
 	flags := cmd.Flags()
@@ -76,7 +75,6 @@ func (a *app) coreCommand() *cobra.Command {
 func (a *app) coreInit() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "init", Short: "Make a key store, and its server's configuration and profile", Args: cobra.NoArgs,
-		Long: "Make a key store of one site: both ledgers, the unlock key, certificates, an\nadmin token, the configuration of its policy server, and a client profile.",
 	}
 	var cfg server.InitConfig
 	flags := cmd.Flags()

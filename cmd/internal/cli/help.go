@@ -1,0 +1,230 @@
+package cli
+
+import "github.com/spf13/cobra"
+
+// A page is a command's manual, below its one line. Lines have 80 columns at most;
+// the examples' commands are parsed by a test.
+type page struct{ long, example string }
+
+// pages are the manuals by command path. Every command has one.
+var pages = map[string]page{
+	"keytide": {
+		long: `Keytide makes, rolls over and delivers the keys with which web agents seal
+session cookies.
+
+Two commands serve: dev for trying things out, server for production. All
+others speak to a server's admin API over HTTPS, with what the client profile
+says: the servers' addresses, their CA, and the file of the administrator's
+token.
+
+Data goes to standard output, talk to standard error. With -o json the fields
+are stable. A change prints the event that it made; --reason puts a reason into
+the history. What is dangerous asks first, and wants --yes without a terminal.
+
+Exit codes: 0 done, 1 failed, 2 used wrongly, 3 refused because unsafe.
+
+Files and variables:
+  $KEYTIDE_CLIENT                the client profile, unless --client names one
+  ~/.config/keytide/client.yaml  the client profile, unless either does`,
+		example: `  keytide dev
+  keytide --client keytide-dev/client.yaml status
+  keytide rollover sso --reason "weekly"`,
+	},
+	"keytide dev": {
+		long: `Run a policy server with all that it needs in one directory: keys,
+certificates, a ring named sso, and a client profile. For development: its
+unlock key lies beside its data, and keytide server refuses the store.
+
+It prints one line that begins with "keytide ready" once it serves. The first
+interrupt stops it in order, a second one at once. What it has lasts in its
+directory: the next start goes on where this one ended.`,
+		example: `  keytide dev
+  keytide dev --dir /tmp/try --listen 127.0.0.1:0 --feed-listen 127.0.0.1:0
+  keytide dev --nats-listen 127.0.0.1:4222   # to look at the ledger with nats`,
+	},
+	"keytide server": {
+		long: `Run a policy server: hold a replica of the key store, feed its keys to agents,
+and serve the admin API. keytide core init writes a first configuration.
+
+The configuration is strict: every fault of it is told at once, each with its
+place. Certificates are looked at each minute: the generated one is renewed 60
+days before its end, and new files of one's own are taken, without a restart.
+
+The first SIGINT or SIGTERM stops it in order, a second one at once.`,
+		example: `  keytide server --config /etc/keytide/keytide.yaml --check
+  keytide server --config /etc/keytide/keytide.yaml`,
+	},
+	"keytide core": {
+		long:    `Make the core of a key store: the NATS servers that hold its ledgers.`,
+		example: `  keytide core init --dir /srv/keytide --store main --region eu --server ps-1`,
+	},
+	"keytide core init": {
+		long: `Make a key store of one site: both ledgers, the unlock key, certificates, an
+admin token, the configuration of its policy server, and a client profile.
+
+Whoever has the unlock key and the data has every key, and without it nobody
+has any: keep it apart from the data and from its backups. A store is never
+made over another.`,
+		example: `  keytide core init --dir /srv/keytide --store main --region eu --server ps-1
+  keytide core init --dir /srv/keytide --store main --region eu --server ps-1 \
+    --passphrase-file /etc/keytide/passphrase --feed-listen 0.0.0.0:7443`,
+	},
+	"keytide status": {
+		long: `Show the policy servers, the agents that are connected to each, the version of
+every ring, and who is behind.
+
+A server is fresh while it can prove that it is up to date: the newest beacon
+is under 4 s old. One that is stale, forked or halted says why, and serves what
+it has. A ring's next rollover is held by the servers that have not confirmed
+its present version. Alarms stand until what they are about has ended, and are
+shown for a day.
+
+With --watch it goes on until it is interrupted, and then exits with 0: on a
+terminal as a page, elsewhere as one line for each change, with -o json as one
+document a line for each change.`,
+		example: `  keytide status
+  keytide status --region ap
+  keytide status --watch
+  keytide status --watch -o json >> status.jsonl`,
+	},
+	"keytide ring": {
+		long: `A ring is the keys that one group of agents shares: one current key, which
+seals, old ones, which open, a future one, which seals after the next rollover,
+a static key for what outlasts rollovers, and a key for TLS session tickets.`,
+		example: `  keytide ring list
+  keytide ring show sso`,
+	},
+	"keytide ring list": {
+		long:    `List the rings with their versions and what changed them last.`,
+		example: "  keytide ring list\n  keytide ring list -o json",
+	},
+	"keytide ring show": {
+		long: `Show a ring's keys by role and its policy. A key is shown by its id alone: no
+command ever prints the bytes of one.`,
+		example: "  keytide ring show sso\n  keytide ring show sso -o json",
+	},
+	"keytide ring create": {
+		long: `Create a ring with new keys, at version 1. Hosts get it once they are
+registered for it.
+
+Retention: with auto an old key stays until max session and 5 minutes after
+every server has stopped to seal with it. With a number, that many old keys
+stay; what would end sessions before their time is refused, with a policy that
+works.`,
+		example: `  keytide ring create web --reason "the second site"
+  keytide ring create web --max-session 30m --min-interval 10m`,
+	},
+	"keytide ring set": {
+		long: `Change a ring's policy: the fields that are given. It changes neither the keys
+nor the version. A longer max session holds for the sessions from now on, a
+shorter one does not end those that there are.`,
+		example: `  keytide ring set sso --max-session 12h --reason "longer shifts"
+  keytide ring set sso --retain 1 --force   # as SiteMinder; may log users out`,
+	},
+	"keytide rollover": {
+		long: `Roll a ring over: the future key becomes current, current becomes old, and a
+new future key is made. Cookies that are sealed under the former keys open on.
+
+It is refused (exit code 3) within the ring's minimum interval, so that a
+double click makes one rollover, and while a server has not confirmed the
+version before, whose agents would refuse the cookies of others. --force does
+it all the same, and says first what that means.`,
+		example: `  keytide rollover sso --dry-run
+  keytide rollover sso --reason "weekly" --wait
+  keytide rollover sso --force --yes -o json`,
+	},
+	"keytide history": {
+		long: `List every event that changed a ring, oldest first: when, which version it
+made, what it was, by whom and why. Times are RFC 3339, or how long ago.`,
+		example: `  keytide history sso
+  keytide history sso --since 48h -o json
+  keytide history sso --since 2026-11-01T00:00:00Z --until 2026-12-01T00:00:00Z`,
+	},
+	"keytide replay": {
+		long: `Show a ring as it was at a version, or at a time, from the signed events.`,
+		example: `  keytide replay sso --version 1
+  keytide replay sso --at 2026-11-22T08:00:00Z
+  keytide replay sso --at 90m`,
+	},
+	"keytide audit": {
+		long:    `Check what the ledgers say of themselves.`,
+		example: "  keytide audit verify",
+	},
+	"keytide audit verify": {
+		long: `Recompute the whole chain of both ledgers from the pinned first event on: every
+event's place, hash and signature, and every value's hash. It fails (exit code
+1) when anything is not what was written, and names the first event that is
+bad.`,
+		example: "  keytide audit verify\n  keytide audit verify -o json",
+	},
+	"keytide host": {
+		long: `A trusted host is a machine, or a group of them, whose agents get rings. It is
+known by a name and a shared secret.`,
+		example: `  keytide host register web-1 --ring sso --out web-1.yaml
+  keytide host list`,
+	},
+	"keytide host register": {
+		long: `Register a trusted host and write its host file: the servers, the CA and the
+host's shared secret, all that its agent needs. The file has mode 0600. The
+secret is shown to nobody, and is in no other answer: if the file is lost,
+revoke the host and register it again.`,
+		example: `  keytide host register web-1 --ring sso
+  keytide host register web-1 --ring sso --ring web --out /root/web-1.yaml`,
+	},
+	"keytide host list": {
+		long:    `List the trusted hosts, and how many agents of each are connected to this
+server.`,
+		example: "  keytide host list\n  keytide host list -o json",
+	},
+	"keytide host show": {
+		long: `Show a trusted host: its rings, its secrets by their ids, and the keys that its
+agents may know. For one that is revoked, those are the keys that there were
+until then and that are not destroyed, and the rollovers are named that take
+them out of use.`,
+		example: "  keytide host show web-1\n  keytide host show web-1 -o json",
+	},
+	"keytide host revoke": {
+		long: `End a trusted host: its secrets are destroyed, and its agents are cut off
+within a second. It asks first.
+
+Agents that are cut off keep the keys that they have. If the host was lost or
+broken into, roll its rings over twice, as the answer says: after the first
+rollover a key that it knew as the future one seals, after the second none that
+it knew. What the old keys sealed opens until their retention is over.`,
+		example: `  keytide host revoke web-1 --reason "retired"
+  keytide host revoke web-1 --yes -o json`,
+	},
+	"keytide cookie": {
+		long:    `Look at cookie tokens, without opening them.`,
+		example: "  keytide cookie explain -",
+	},
+	"keytide cookie explain": {
+		long: `Say which key sealed a token: its role now and in which versions of which ring,
+until when it opens, whether the token should have been sealed anew, and which
+hosts may know the key. The content is not opened and not shown.
+
+A token is a secret, for whoever has it is logged in. It is not sent to the
+server nor logged: only the key's id, which anybody can read in it, is.
+Arguments are seen by other users of the machine and kept by the shell: give it
+on standard input, by the name "-". A whole NAME=VALUE does as well.
+
+It fails (exit code 1) if the key is not known, or is destroyed; then it says
+by which event. What is no token at all is misuse (exit code 2).`,
+		example: `  keytide cookie explain -
+  keytide cookie explain - -o json < token.txt`,
+	},
+	"keytide version": {
+		long:    `Print the program's version.`,
+		example: "  keytide version\n  keytide version -o json",
+	},
+}
+
+// addPages gives a command and those below it their manuals.
+func addPages(cmd *cobra.Command) {
+	if p, ok := pages[cmd.CommandPath()]; ok {
+		cmd.Long, cmd.Example = p.long, p.example
+	}
+	for _, sub := range cmd.Commands() {
+		addPages(sub)
+	}
+}
