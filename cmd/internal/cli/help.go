@@ -172,7 +172,7 @@ revoke the host and register it again.`,
   keytide host register web-1 --ring sso --ring web --out /root/web-1.yaml`,
 	},
 	"keytide host list": {
-		long:    `List the trusted hosts, and how many agents of each are connected to this
+		long: `List the trusted hosts, and how many agents of each are connected to this
 server.`,
 		example: "  keytide host list\n  keytide host list -o json",
 	},
