@@ -109,11 +109,11 @@ func TestPageSaysWhatIsWrong(t *testing.T) {
 		{Ledger: "keys", Kind: "tampering", Key: "ring.sso", Text: "not the value that event 4 put", Since: now.Add(-time.Hour), Ended: now},
 		{Ledger: "keys", Kind: "fork", Text: "two events 5", Since: now.Add(-time.Minute)},
 	}
-	f.lacking = []string{"web-2"}
+	f.lacking = strings.Fields("web-1 web-2 web-3 web-4 web-5 web-6 web-7 web-8")
 	_, page := signedIn(t, f).get("/")
 	wantText(t, page,
 		"Somebody has to act 1 alarm stands server dev-1 is stale ring sso waits for ap-1 to confirm version 3 1 agent has not been given",
-		"no beacon for 65 s", "last proof 65 s ago", "2 behind", "-2.5 s", "held by ap-1", "behind: web-2",
+		"no beacon for 65 s", "last proof 65 s ago", "2 behind", "-2.5 s", "held by ap-1", "behind: web-1, web-2, web-3, web-4, web-5, web-6 and 2 more",
 		"fork in ledger keys: two events 5", "tampering in ledger keys, ring.sso : not the value that event 4 put",
 	)
 	if strings.Index(page, "two events 5") > strings.Index(page, "not the value") {
@@ -141,6 +141,14 @@ func TestUnknownChangesTellNoTimes(t *testing.T) {
 	if strings.Contains(text(page), "to now") {
 		t.Error("the page tells since when a key is current, which the history does not say")
 	}
+}
+
+// TestOldKeyThatIsDue: a server that lags keeps keys alive beyond their time.
+func TestOldKeyThatIsDue(t *testing.T) {
+	f := rolledOver(time.Now())
+	f.rings[0].Policy.MaxSession = "30m"
+	_, page := signedIn(t, f).get("/")
+	wantText(t, page, "due since "+console.When(f.history["sso"][2].At.Add(35*time.Minute), time.Now()))
 }
 
 func TestStoreWithoutRings(t *testing.T) {

@@ -8,6 +8,9 @@
 // so when the server no longer answers. Nothing is inline: the content security
 // policy allows this server's own script and style sheet alone.
 //
-// A browser signs in with an admin token and gets a session of its own. Sessions
-// live in the server's memory, as hashes: a restart ends them all.
+// A browser signs in with an admin token and gets a session of its own, for eight
+// hours at the most. Sessions live in the server's memory, as hashes: a restart
+// ends them all. A browser sends a cookie to every port of a host, so a server on
+// another port of the same host gets to see the session's: it opens this page, and
+// never the admin API.
 package console

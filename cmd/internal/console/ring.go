@@ -1,12 +1,15 @@
 package console
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
 	"github.com/keytide/keytide/keystore"
 	"github.com/keytide/keytide/keystore/adminapi"
 )
+
+const maxNames = 6 // hosts that a ring names
 
 // A ringView is a ring as the page shows it.
 type ringView struct {
@@ -27,8 +30,14 @@ type ringView struct {
 // NowX is where now is on the time lines.
 func (ringView) NowX() string { return percent(nowAt) }
 
-// Lacking names the hosts whose agents lack the newest state.
-func (r ringView) Lacking() string { return strings.Join(r.Reach.Lacking, ", ") }
+// Lacking names the hosts whose agents lack the newest state, the first few of them.
+func (r ringView) Lacking() string {
+	names := r.Reach.Lacking
+	if len(names) <= maxNames {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:maxNames], ", "), len(names)-maxNames)
+}
 
 // Holding names the servers that hold the next rollover.
 func (r ringView) Holding() string { return strings.Join(r.HeldBy, ", ") }
@@ -45,6 +54,10 @@ type keyView struct {
 	Spans                     []span
 	EndX                      string // of a destroyed key
 }
+
+// Due reports whether the time for which an old key must be kept is over: it is
+// destroyed as soon as every server has confirmed what replaced it.
+func (k keyView) Due() bool { return !k.Destroyed && !k.End.IsZero() && k.End.t.Before(k.End.now) }
 
 // bars are a key's time line.
 type bars struct {

@@ -3,7 +3,7 @@
 // parts that differ are exchanged; one in which text is selected waits.
 "use strict";
 (() => {
-	const every = 2000, limit = 8000, slowest = 15000;
+	const every = 1000, limit = 8000, slowest = 15000;
 	const root = document.documentElement;
 	const get = (id) => document.getElementById(id);
 	const main = get("main");
