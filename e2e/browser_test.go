@@ -114,23 +114,29 @@ func (b *browser) do(actions ...chromedp.Action[chromedp.Void]) {
 // eval evaluates an expression in the page.
 func eval[T any](b *browser, expression string) T {
 	b.tb.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, patience)
-	defer cancel()
-	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression))
+	v, err := try[T](b, expression)
 	if err != nil {
 		b.tb.Fatalf("%s: %v", expression, err)
 	}
 	return v
 }
 
+// try is eval while the page may be on its way to another.
+func try[T any](b *browser, expression string) (T, error) {
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	return chromedp.Run(ctx, chromedp.Evaluate[T](expression))
+}
+
 // until waits until an expression is true in the page.
 func (b *browser) until(expression string) {
 	b.tb.Helper()
 	eventually(b.tb, expression, func() error {
-		if eval[bool](b, "Boolean("+expression+")") {
-			return nil
+		if is, err := try[bool](b, "Boolean("+expression+")"); is || err != nil {
+			return err
 		}
-		return fmt.Errorf("the page says %q", eval[string](b, "document.body.innerText"))
+		words, err := try[string](b, `document.body?.innerText ?? ""`)
+		return fmt.Errorf("the page says %q (%v)", words, err)
 	})
 }
 

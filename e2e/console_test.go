@@ -39,9 +39,8 @@ func TestConsole(t *testing.T) {
 	b.until(`document.querySelector("#verdict h2").innerText === "All is well"`)
 
 	eval[bool](b, "window.sameDocument = true")
-	for _, name := range []string{"web-1", "web-2"} {
-		startWebapp(t, s.output, s.host(t, name))
-	}
+	startWebapp(t, s.output, s.host(t, "web-1"))
+	agent := startSidecar(t, s.output, s.host(t, "web-2"))
 	b.until(`document.querySelector("#ring-sso .facts").innerText.includes("2 connected, all up to date")`)
 	s.keytide(t, "rollover", "sso", "--yes", "--reason", "a key that a laptop held is lost")
 	b.until(version(2))
@@ -59,6 +58,8 @@ func TestConsole(t *testing.T) {
 		t.Error("the page was reloaded")
 	}
 	b.lookAtAll(t, "console")
+	agent.collect(t, 3)
+	b.showsNoSecret(t, s.output, string(token), agent.secrets)
 	b.heldWhileSelected(t, s)
 	b.worksWithoutScript(t)
 	for _, fault := range b.complaints() {
@@ -110,6 +111,28 @@ const paleTexts = `(() => {
 	}
 	return pale;
 })()`
+
+// showsNoSecret: neither the page nor a log has the bytes of a key that an agent
+// holds, or the token.
+func (b *browser) showsNoSecret(t *testing.T, output *transcript, token string, keys map[string][]byte) {
+	t.Helper()
+	page := eval[string](b, "document.documentElement.outerHTML")
+	if len(keys) < 3 || !strings.Contains(page, "ring-sso") {
+		t.Fatalf("there is nothing to search, or nothing to search for: %d keys", len(keys))
+	}
+	for _, text := range []string{page, output.String()} {
+		if strings.Contains(text, strings.TrimSpace(token)) {
+			t.Error("the admin token is shown")
+		}
+		for kid, key := range keys {
+			for form, spelling := range spellings(key) {
+				if strings.Contains(text, string(spelling)) {
+					t.Errorf("the bytes of key %s are shown, in spelling %d", kid, form)
+				}
+			}
+		}
+	}
+}
 
 // heldWhileSelected: what an operator is about to copy does not change below the
 // mouse.
