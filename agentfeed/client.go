@@ -41,7 +41,7 @@ type Status struct {
 	URL      string        // where that server is
 
 	Transport Transport // how it feeds; "" while there is none
-	Err       error     // why there is none; nil while there is one
+	Err       error     // why there is none; nil while there is one, and before the first is asked
 	CacheErr  error     // why the cache file cannot be used or written; wraps ErrCache
 }
 

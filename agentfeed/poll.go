@@ -25,7 +25,7 @@ func (s *session) polls(ctx context.Context) error {
 			return errProbe
 		}
 		var wait time.Duration
-		if transport == TransportLongPoll {
+		if transport == TransportLongPoll && s.outcome.delivered { // the first one tells at once whether it gets through
 			wait = s.server.longest()
 		}
 		before := s.client.applied()
@@ -39,7 +39,8 @@ func (s *session) polls(ctx context.Context) error {
 		if wait > 0 {
 			s.server.answered(waited)
 		}
-		if err := s.pause(ctx, wait > 0 && waited, after != before); err != nil {
+		long := transport == TransportLongPoll && (waited || wait == 0)
+		if err := s.pause(ctx, long, after != before || wait == 0); err != nil {
 			return err
 		}
 	}
@@ -47,15 +48,17 @@ func (s *session) polls(ctx context.Context) error {
 
 // missed learns from a poll that failed.
 func (s *session) missed(err error, wait time.Duration) {
-	if wait > 0 && s.connected.Load() && (errors.Is(err, errCut) || timedOut(err)) {
+	if wait > 0 && s.connected.Load() && (errors.Is(err, errCut) || swallowed(err)) {
 		s.server.cut(time.Since(s.sent))
 	}
 }
 
-// timedOut reports whether a proxy gave up waiting for the server.
-func timedOut(err error) bool {
+// swallowed reports whether something between here and the server lost an answer: a
+// proxy that gave up waiting, or a connection that broke, over which net/http has
+// then sent the request a second time.
+func swallowed(err error) bool {
 	var p *ProblemError
-	return errors.As(err, &p) && (p.Status == http.StatusGatewayTimeout || p.Status == http.StatusRequestTimeout)
+	return errors.As(err, &p) && (p.Status == http.StatusGatewayTimeout || p.Status == http.StatusRequestTimeout || p.Name == wire.Replayed)
 }
 
 // pause waits until the next poll is due. A long poll follows the last at once, but

@@ -21,7 +21,7 @@ func (s *session) learn(err error) {
 		marked = s.server.held(time.Now())
 	case s.beats >= 2:
 		s.server.short = 0
-	case errors.Is(err, errCut), errors.Is(err, errSilent), timedOut(err):
+	case errors.Is(err, errCut), errors.Is(err, errSilent), swallowed(err):
 		marked = s.server.died(time.Now())
 	}
 	if s.outcome.marked = marked; marked {

@@ -23,13 +23,13 @@ const (
 func writeVectors(t *testing.T) {
 	t.Helper()
 	auth := sampleAuth(t)
-	ring, beat := sampleSeals(t)
+	ring, beat, polled := sampleSeals(t)
 	cache := sampleCache(t, ring)
 	v := vectors{
 		Comment:      "Vectors of the agent feed, version 1: see SPEC.md, section 10. The secrets are examples.",
 		Auth:         auth,
 		AuthInvalid:  spoilAuth(auth[0]),
-		Seal:         []sealVector{ring, beat},
+		Seal:         []sealVector{ring, beat, polled},
 		SealInvalid:  spoilSeal(ring),
 		Cache:        []cacheVector{cache},
 		CacheInvalid: spoilCache(t, cache),
@@ -93,7 +93,7 @@ func spoilAuth(good authVector) []authVector {
 	return list
 }
 
-func sampleSeals(t *testing.T) (ring, beat sealVector) {
+func sampleSeals(t *testing.T) (ring, beat, polled sealVector) {
 	at := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
 	key := material(t, keyHex)
 	state := wire.State{V: "1.42-1.7", IssuedAt: at, AsOf: at.Add(-time.Second), StaleAfter: 60,
@@ -105,7 +105,10 @@ func sampleSeals(t *testing.T) (ring, beat sealVector) {
 	beat.Note, beat.Event, beat.V, beat.N = "a heartbeat at a later position", wire.EventBeat, "1.42-1.8", 2
 	ring.seal(t, state)
 	beat.seal(t, wire.Beat{AsOf: at.Add(15 * time.Second)})
-	return ring, beat
+	polled = beat
+	polled.Note, polled.N = "the heartbeat of a poll that has waited", 1
+	polled.seal(t, wire.Beat{AsOf: at.Add(25 * time.Second), ReceivedAt: &at})
+	return ring, beat, polled
 }
 
 func (v *sealVector) seal(t *testing.T, message any) {
