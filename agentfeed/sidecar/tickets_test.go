@@ -8,8 +8,8 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
-	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -56,18 +56,27 @@ func process(t *testing.T, talk io.Writer, program string, args ...string) {
 	})
 }
 
-const nginxAgent = `host_file: %s
-state_dir: state
-outputs:
-  - name: tls
-    files:
+// A kind is a TLS server that reads ticket keys, with its agent's configuration.
+type kind struct {
+	program string
+	files   string                      // of the agent's output
+	reload  func(program string) string // the script that is the agent's action
+	config  func(dir string) string     // of the server
+	args    func(dir, config string) []string
+	current func(t *testing.T, dir string) string // the name of the key that seals
+	begun   string                                // what the server logs when new workers begin, beside those of its start
+	ended   string                                // and when former ones have ended
+}
+
+var nginx = kind{
+	program: "nginx",
+	files: `
       - {path: current.key, format: nginx, ring: sso, key: current}
       - {path: old.key, format: nginx, ring: sso, key: old}
-      - {path: future.key, format: nginx, ring: sso, key: future}
-    action: {exec: [%s, -p, %s, -c, nginx.conf, -s, reload], debounce: 10ms, min_interval: 10ms}
-`
-
-const nginxConfig = `daemon off;
+      - {path: future.key, format: nginx, ring: sso, key: future}`,
+	reload: func(program string) string { return program + ` -p "$PWD" -e stderr -c server.conf -s reload` },
+	config: func(dir string) string {
+		return `daemon off;
 worker_processes 1;
 error_log stderr notice;
 pid nginx.pid;
@@ -80,7 +89,7 @@ http {
 	uwsgi_temp_path tmp;
 	scgi_temp_path tmp;
 	server {
-		listen unix:%s ssl;
+		listen unix:` + dir + `/tls ssl;
 		ssl_certificate ../cert.pem;
 		ssl_certificate_key ../cert.pem;
 		ssl_protocols TLSv1.2 TLSv1.3;
@@ -92,18 +101,62 @@ http {
 	}
 }
 `
+	},
+	args: func(dir, config string) []string { return []string{"-p", dir, "-e", "stderr", "-c", config} },
+	current: func(t *testing.T, dir string) string {
+		text, _ := readFile(t, filepath.Join(dir, "current.key"))
+		return text[:16]
+	},
+	begun: ", reconfiguring",
+	ended: " exited with code 0",
+}
 
-// A machine is an nginx with an agent beside it, both real processes.
+var haproxy = kind{
+	program: "haproxy",
+	files: `
+      - {path: tickets, format: haproxy, ring: sso}`,
+	reload: func(string) string { return `kill -USR2 "$(cat haproxy.pid)"` },
+	config: func(dir string) string {
+		return `global
+	tune.ssl.cachesize 0
+	hard-stop-after 5s
+defaults
+	mode http
+	timeout client 60s
+	timeout http-request 60s
+frontend tls
+	bind unix@` + dir + `/tls ssl crt ` + filepath.Dir(dir) + `/cert.pem tls-ticket-keys ` + dir + `/tickets ssl-min-ver TLSv1.2
+	http-request return status 204
+`
+	},
+	args: func(dir, config string) []string {
+		return []string{"-W", "-db", "-p", filepath.Join(dir, "haproxy.pid"), "-f", filepath.Join(dir, config)}
+	},
+	current: func(t *testing.T, dir string) string {
+		all := lines(t, dir, "tickets")
+		key, err := base64.StdEncoding.DecodeString(all[len(all)-2])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(key[:16])
+	},
+	begun: "Reloading HAProxy",
+	ended: "Former worker",
+}
+
+// A machine is a server with an agent beside it, both real processes.
 type machine struct {
+	kind
 	t    *testing.T
 	dir  string
 	talk buffer
 }
 
-func newMachine(t *testing.T, server *feedtest.Server, agent, dir, name string) *machine {
+func (k kind) machine(t *testing.T, server *feedtest.Server, agent, dir string) *machine {
 	t.Helper()
-	m := &machine{t: t, dir: filepath.Join(dir, name)}
-	nginx := tool(t, "nginx")
+	name := filepath.Base(dir)
+	m := &machine{kind: k, t: t, dir: dir}
+	program := tool(t, k.program)
 	if err := os.Mkdir(m.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -112,12 +165,18 @@ func newMachine(t *testing.T, server *feedtest.Server, agent, dir, name string) 
 			t.Logf("%s: %s", name, m.talk.String())
 		}
 	})
-	m.write("agent.yaml", fmt.Sprintf(nginxAgent, server.WriteHostFile(name), nginx, m.dir))
-	m.write("nginx.conf", fmt.Sprintf(nginxConfig, m.socket()))
+	m.write("agent.yaml", `host_file: `+server.WriteHostFile(name)+`
+state_dir: state
+outputs:
+  - name: tls
+    action: {exec: [./reload.sh], debounce: 10ms, min_interval: 10ms}
+    files:`+k.files)
+	m.write("server.conf", k.config(dir))
+	m.write("reload.sh", "#!/bin/sh\ncd \"${0%/*}\" && "+k.reload(program))
 	process(t, &m.talk, agent, "run", "--config", filepath.Join(m.dir, "agent.yaml"))
 	until(t, "the ticket keys are there", func() bool { return strings.Contains(m.talk.String(), "keytide-agent ready") })
-	process(t, &m.talk, nginx, "-p", m.dir, "-e", "stderr", "-c", "nginx.conf")
-	until(t, "nginx listens", func() bool {
+	process(t, &m.talk, program, k.args(m.dir, "server.conf")...)
+	until(t, "it listens", func() bool {
 		conn, err := net.Dial("unix", m.socket())
 		if err == nil {
 			conn.Close()
@@ -131,7 +190,7 @@ func (m *machine) socket() string { return filepath.Join(m.dir, "tls") }
 
 func (m *machine) write(name, text string) {
 	m.t.Helper()
-	if err := os.WriteFile(filepath.Join(m.dir, name), []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(m.dir, name), []byte(text), 0o700); err != nil {
 		m.t.Fatal(err)
 	}
 }
@@ -146,13 +205,7 @@ func (m *machine) applied(set *keystore.KeySet) bool {
 	fresh := new(session)
 	m.connect(tls.VersionTLS12, fresh)
 	log := m.talk.String()
-	return m.current() == fresh.sealedWith(m.t) && strings.Count(log, ", reconfiguring") == strings.Count(log, " exited with code 0")
-}
-
-// current is the name of the key in current.key.
-func (m *machine) current() string {
-	text, _ := readFile(m.t, filepath.Join(m.dir, "current.key"))
-	return text[:16]
+	return m.current(m.t, m.dir) == fresh.sealedWith(m.t) && strings.Count(log, m.begun) == strings.Count(log, m.ended)
 }
 
 // connect makes a connection, with what sessions holds for a resumption.
@@ -202,23 +255,27 @@ func (s *session) sealedWith(t *testing.T) string {
 	return string(ticket[:16])
 }
 
-// TestNginxResumesAcrossMachines: a TLS session made at one nginx is resumed at
+// TestSessionsResumeAcrossMachines: a TLS session made at one server is resumed at
 // another, before, during and after rollovers, until its key is gone.
-func TestNginxResumesAcrossMachines(t *testing.T) {
-	server := feedtest.NewServer(t, "sso")
-	dir := t.TempDir()
-	agent := filepath.Join(dir, "keytide-agent")
+func TestSessionsResumeAcrossMachines(t *testing.T) {
+	agent := filepath.Join(t.TempDir(), "keytide-agent")
 	if out, err := exec.Command("go", "build", "-o", agent, "github.com/keytide/keytide/cmd/keytide-agent").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "cert.pem"), certificate(t), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	a, b := newMachine(t, server, agent, dir, "a"), newMachine(t, server, agent, dir, "b")
-	first := &keystore.KeySet{Version: 1}
-	until(t, "both have reloaded", func() bool { return a.applied(first) && b.applied(first) })
-	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
-		t.Run(tls.VersionName(version), func(t *testing.T) { resumes(t, server, version, a, b) })
+	for _, k := range []kind{nginx, haproxy} {
+		t.Run(k.program, func(t *testing.T) {
+			server := feedtest.NewServer(t, "sso")
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, "cert.pem"), certificate(t), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			a, b := k.machine(t, server, agent, filepath.Join(dir, "a")), k.machine(t, server, agent, filepath.Join(dir, "b"))
+			first := &keystore.KeySet{Version: 1}
+			until(t, "both have reloaded", func() bool { return a.applied(first) && b.applied(first) })
+			for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+				t.Run(tls.VersionName(version), func(t *testing.T) { resumes(t, server, version, a, b) })
+			}
+		})
 	}
 }
 
@@ -228,7 +285,7 @@ func resumes(t *testing.T, server *feedtest.Server, version uint16, a, b *machin
 		t.Fatal("a session of one machine is not resumed at the other")
 	}
 	for i := range 2 {
-		before := a.current()
+		before := a.current(t, a.dir)
 		set := server.Rollover("sso")
 		// Whatever each has done by now, sessions of one are resumed at the other.
 		until(t, "both have taken the rollover over", func() bool {
@@ -243,10 +300,11 @@ func resumes(t *testing.T, server *feedtest.Server, version uint16, a, b *machin
 			}
 			return a.applied(set) && b.applied(set)
 		})
-		if a.current() == before || a.current() != b.current() {
+		if a.current(t, a.dir) == before || a.current(t, a.dir) != b.current(t, b.dir) {
 			t.Fatal("the rollover left the current key, or another at each machine")
 		}
 	}
+	// HAProxy keeps three keys of four lines, nginx has three files.
 	if b.connect(version, first) {
 		t.Error("a session outlives its key")
 	}
