@@ -37,9 +37,15 @@ type Alarm struct {
 	Ended time.Time `json:"ended,omitzero"` // zero: it stands
 }
 
+// ofEntry reports whether the alarm is about what somebody wrote, and changes nothing
+// of what this server does.
+func (a Alarm) ofEntry() bool { return a.Kind == AlarmTampered || a.Kind == AlarmValueDiffers }
+
 const (
 	alarmsKept = 24 * time.Hour // after they ended
-	alarmsMost = 256            // more are logged and not kept: keys are whatever somebody writes
+	// alarmsMost bounds the alarms of entries: more are logged and not kept, because
+	// whoever writes to the bucket makes as many as he likes.
+	alarmsMost = 256
 )
 
 type alarmID struct {
@@ -77,7 +83,7 @@ func (a *alarms) raise(alarm Alarm) bool {
 	}
 	a.log.Error("alarm", "kind", alarm.Kind, "key", alarm.Key, "why", alarm.Why)
 	a.prune(alarm.Since)
-	if !known && len(a.set) >= alarmsMost {
+	if !known && alarm.ofEntry() && len(a.set) >= alarmsMost {
 		return false
 	}
 	a.set[id] = alarm
@@ -119,6 +125,14 @@ func (a *alarms) all() []Alarm {
 		return cmp.Or(x.Since.Compare(y.Since), cmp.Compare(x.Kind, y.Kind), cmp.Compare(x.Key, y.Key))
 	})
 	return out
+}
+
+// standing returns the alarm of this kind and key, if it stands.
+func (a *alarms) standing(id alarmID) (Alarm, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	alarm, ok := a.set[id]
+	return alarm, ok && alarm.Ended.IsZero()
 }
 
 // first returns the oldest standing alarm of a kind.

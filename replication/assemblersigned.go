@@ -52,7 +52,9 @@ func (a *assembler) missValues(v *verdict) {
 	}
 }
 
-// takeServer accepts a server's own record if its counter rises, over restarts too.
+// takeServer accepts a server's own record if its counter rises, over restarts too,
+// and what it has applied is this history as far as that is known here: what another
+// history's server confirms is nothing.
 func (a *assembler) takeServer(v *verdict, id string, e events.Entry) {
 	if a.state.N() == 0 {
 		return
@@ -64,6 +66,10 @@ func (a *assembler) takeServer(v *verdict, id string, e events.Entry) {
 	}
 	if rec.Counter <= a.servers[id] {
 		return // late, or sent again
+	}
+	if have, ok := a.knownHash(rec.Applied.N); ok && rec.Applied != (events.Head{Epoch: a.pin.Epoch, N: rec.Applied.N, Hash: have}) {
+		v.alarm(AlarmTampered, e.Key, "the server has applied another event %d than this replica", rec.Applied.N)
+		return
 	}
 	a.servers[id] = rec.Counter
 	v.end(AlarmTampered, e.Key)

@@ -3,6 +3,7 @@ package replication
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/keytide/keytide/events"
 )
@@ -71,6 +72,33 @@ func TestOldBeaconIsNoFork(t *testing.T) {
 	}
 	s.take(t, a, p.Commit(t, Roll(t, "sso", ""))...)
 	whole(t, s, p)
+}
+
+// A server that says that it has applied another history has confirmed nothing of
+// this one.
+func TestRecordOfAnotherHistoryConfirmsNothing(t *testing.T) {
+	p := NewPen(t)
+	p.Commit(t, CreateRing(t, "sso"))
+	s := newShelf(p.Pin)
+	a := s.assembler()
+	s.take(t, a, p.Stream...)
+	for i, applied := range []events.Head{
+		{Epoch: 1, N: 2, Hash: events.Hash{1}}, {Epoch: 1, N: 1, Hash: events.Hash{1}}, {Epoch: 2, N: 2, Hash: p.State.Hash()},
+	} {
+		value, err := events.ServerRecord{ID: p.Server, Region: "eu", Counter: uint64(i + 1), Applied: applied, At: time.Now(), State: events.Fresh}.Sign(p.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.take(t, a, p.Put(events.ServerKey(p.Server), value))
+		if _, ok := s.alarms[alarmID{AlarmTampered, events.ServerKey(p.Server)}]; !ok || s.servers != 0 {
+			t.Errorf("applied %+v: alarms = %v and %d records accepted, want one and none", applied, s.alarms, s.servers)
+		}
+	}
+	p.counts["record"] = 9
+	s.take(t, a, p.Record(t, p.Key))
+	if len(s.alarms) > 0 || s.servers != 1 {
+		t.Errorf("alarms = %v and %d records accepted, want none and 1", s.alarms, s.servers)
+	}
 }
 
 func TestBeaconsAndRecordsOnlyRise(t *testing.T) {

@@ -115,6 +115,20 @@ func (c *core) forge(key string, value []byte) {
 	}
 }
 
+// dropConsumers deletes what every replicator reads by.
+func (c *core) dropConsumers() {
+	c.tb.Helper()
+	stream, err := c.js.Stream(c.tb.Context(), events.StreamName(bucket))
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	for name := range stream.ConsumerNames(c.tb.Context()).Name() {
+		if err := stream.DeleteConsumer(c.tb.Context(), name); err != nil {
+			c.tb.Fatal(err)
+		}
+	}
+}
+
 // A node is a running member on a core.
 type node struct {
 	*replication.Member
@@ -259,6 +273,20 @@ type link struct {
 	cut    chan struct{}
 	append func(ctx context.Context, b events.Batch) (events.Revision, error) // instead of the next ones; nil: none
 	deaf   bool                                                               // records are dropped
+	short  bool                                                               // Info says that the bucket is empty
+	told   int                                                                // how often it did
+}
+
+func (l *link) setShort(short bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.short = short
+}
+
+func (l *link) shorts() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.told
 }
 
 var errCut = errors.New("the link is cut")
@@ -327,7 +355,14 @@ func (l *link) Info(ctx context.Context) (ledger.Info, error) {
 		<-ctx.Done()
 		return ledger.Info{}, errors.Join(events.ErrUnavailable, ctx.Err())
 	}
-	return l.Log.Info(ctx)
+	info, err := l.Log.Info(ctx)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.short {
+		info.Last = 0
+		l.told++
+	}
+	return info, err
 }
 
 // Follow of a cut link looks well and brings nothing, as a half-open one does.

@@ -172,7 +172,7 @@ func isDamage(err error) bool {
 
 var errDamaged = errors.New("contents do not fit together")
 
-// load reads all but the log, and checks that the log is dense.
+// load reads all but the log. Whether that is dense shows when it is read.
 func (f *file) load() (fileContents, error) {
 	c := fileContents{
 		values:    make(map[string][]byte),

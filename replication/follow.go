@@ -16,6 +16,9 @@ const (
 	// between costs the core one request.
 	followFirst = 100 * time.Millisecond
 	followMost  = 500 * time.Millisecond
+	// A leader of the core that was elected just now may not have taken in yet what is
+	// committed. A core that ends too early for longer than this has lost something.
+	forkPatience = 2 * time.Second
 )
 
 var (
@@ -113,7 +116,16 @@ func (m *Member) streamEnd(ctx context.Context, a *assembler) (events.Revision, 
 		m.forked(a, fmt.Sprintf("the bucket was made anew at %s; this replica is of the one made at %s",
 			info.Created.UTC().Format(time.RFC3339Nano), created.UTC().Format(time.RFC3339Nano)))
 	}
-	if newest := max(a.position, m.replica.header.Cursor); info.Last < newest {
+	newest := max(a.position, m.replica.header.Cursor)
+	switch {
+	case info.Last >= newest:
+		m.short = time.Time{}
+	case m.short.IsZero():
+		m.short = m.now()
+		fallthrough
+	case m.now().Sub(m.short) < forkPatience:
+		return 0, fmt.Errorf("%w: the core ends at revision %d, this replica at %d", events.ErrInterrupted, info.Last, newest)
+	default:
 		m.forked(a, fmt.Sprintf("the core ends at revision %d, this replica at %d", info.Last, newest))
 	}
 	return info.Last, nil
@@ -212,7 +224,7 @@ func (m *Member) clear(id alarmID) {
 }
 
 func (m *Member) saveAlarm(alarm Alarm) {
-	if alarm.Kind != AlarmTampered && alarm.Kind != AlarmValueDiffers {
+	if !alarm.ofEntry() {
 		return // found again after a restart, if it still stands
 	}
 	if err := m.replica.file.setAlarm(alarm); err != nil {

@@ -131,6 +131,7 @@ type Member struct {
 	run     sync.Once
 
 	pending  *part                 // owned by the follower: handed over, not in the file
+	short    time.Time             // owned by the follower: since when the core ends too early
 	position cell[events.Revision] // of the newest entry that was taken
 	reached  cell[events.Revision] // the end of the stream when following began, once position is there
 	views    cell[uint64]          // counts records that were accepted

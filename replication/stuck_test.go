@@ -103,6 +103,44 @@ func TestStuckReplicaEndsAnUnknownFate(t *testing.T) {
 	}
 }
 
+// Somebody has taken the place of an event that is not due yet. Until it is, nothing is
+// wrong but the alarm; then a caller is told, and does not wait for good.
+func TestTakenPlaceIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T, c *core) {
+		n := c.run("replica.db")
+		n.awaitReady()
+		n.commit(replication.CreateRing(t, "sso"))
+		c.forge(events.LogKey(4), []byte("forged"))
+		await(t, "alarm", func() bool { return n.alarm(replication.AlarmTampered, events.LogKey(4)) })
+		if got := n.commit(replication.Roll(t, "sso", "")); got.N != 3 {
+			t.Errorf("n = %d, want 3", got.N)
+		}
+		n.awaitReady()
+		for range 2 {
+			_, err := n.Commit(t.Context(), replication.Roll(t, "sso", ""))
+			if !errors.Is(err, events.ErrUnavailable) || !strings.Contains(err.Error(), "event 4") {
+				t.Errorf("Commit = %v, want events.ErrUnavailable and event 4", err)
+			}
+		}
+	})
+}
+
+// A core that has just elected a leader may say for a moment that it ends earlier than
+// it does. That is no fork: a fork sticks.
+func TestShortAnswerIsNoFork(t *testing.T) {
+	bubble(t, func(t *testing.T, c *core) {
+		n := c.run("replica.db")
+		n.awaitReady()
+		n.commit(replication.CreateRing(t, "sso"))
+		n.link.setShort(true)
+		c.dropConsumers()
+		await(t, "short answer", func() bool { return n.link.shorts() > 1 })
+		n.link.setShort(false)
+		n.awaitState(events.Fresh)
+		n.commit(replication.Roll(t, "sso", ""))
+	})
+}
+
 // A decision may ask and mark the replica: it is not made under the replica's lock.
 func TestDecisionsMayUseTheReplica(t *testing.T) {
 	bubble(t, func(t *testing.T, c *core) {

@@ -73,10 +73,14 @@ func (m *Member) Commit(ctx context.Context, decide Decide) (Receipt, error) {
 		return res.receipt, res.err
 	default:
 	}
-	if id, sent := req.abandon(); sent {
-		return Receipt{}, fmt.Errorf("event %s: %w: %w", id, events.ErrUnknown, context.Cause(ctx))
+	why := context.Cause(ctx)
+	if why == nil {
+		why = errors.New("the server is stopping")
 	}
-	return Receipt{}, fmt.Errorf("%w: %w", events.ErrUnavailable, context.Cause(ctx))
+	if id, sent := req.abandon(); sent {
+		return Receipt{}, fmt.Errorf("event %s: %w: %w", id, events.ErrUnknown, why)
+	}
+	return Receipt{}, fmt.Errorf("%w: %w", events.ErrUnavailable, why)
 }
 
 var errStopped = fmt.Errorf("%w: the server is stopping", events.ErrUnavailable)
@@ -149,6 +153,9 @@ func (m *Member) commit(ctx context.Context, req *commitRequest) (Receipt, error
 		}
 		if d.answered != 0 {
 			return m.answered(ctx, d.answered)
+		}
+		if alarm, taken := m.alarms.standing(alarmID{AlarmTampered, events.LogKey(d.event.N)}); taken {
+			return Receipt{}, fmt.Errorf("%w: the place of event %d is taken: %s", events.ErrUnavailable, d.event.N, alarm.Why)
 		}
 		if !req.send(d.event.ID) {
 			return Receipt{}, fmt.Errorf("%w: the caller has gone", events.ErrUnavailable)
