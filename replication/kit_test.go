@@ -196,6 +196,13 @@ func newKeys(tb testing.TB, ring keystore.RingName, n int) (keys []keystore.NewK
 	return keys, puts
 }
 
+// NewSecret draws a trusted host's shared secret.
+func NewSecret(tb testing.TB, name string) (keystore.NewKey, events.Put) {
+	tb.Helper()
+	k := keystore.NewKey{KID: randomKID(), Created: time.Now().UTC().Truncate(time.Millisecond)}
+	return k, events.Put{Key: events.MaterialKey(k.KID), Value: material(tb, "host:"+name)}
+}
+
 // CreateRing decides on a new ring that keeps one old key.
 func CreateRing(tb testing.TB, name keystore.RingName) Decide {
 	return func(s *events.State) (Proposal, error) {
