@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -134,6 +135,37 @@ func TestActionOwedAtTheEnd(t *testing.T) {
 	until(t, "it is done", func() bool { return report(t, dir).Outputs[0].Action.Result == sidecar.ActionDone })
 	if strings.Contains(again.talk.String(), "files written") || len(lines(t, dir, "log")) != 2 {
 		t.Errorf("runs %q: %s", lines(t, dir, "log"), again.talk.String())
+	}
+}
+
+// TestActionOwedAfterACrash: an agent that is killed while its action runs leaves whole
+// files, and the next one makes up for the action.
+func TestActionOwedAfterACrash(t *testing.T) {
+	server := feedtest.NewServer(t, "sso")
+	config, dir := writeConfig(t, server.WriteHostFile("web-1"), `state_dir: state
+outputs:
+  - name: web
+    files: [{path: ring.json, format: json}]
+    action: {exec: [./reload.sh], debounce: 1ms}
+`)
+	path := writeBeside(t, config, "reload.sh", "#!/bin/sh\ncd \"${0%/*}\"\necho run >>log; test -e good || kill -9 $PPID\n")
+	if err := os.Chmod(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	crash := exec.Command(build(t), "run", "--config", config)
+	if err := crash.Run(); err == nil || crash.ProcessState.ExitCode() != -1 {
+		t.Fatalf("the agent is not killed: %v", err)
+	}
+	text, _ := readFile(t, filepath.Join(dir, "ring.json"))
+	parse(t, text)
+	if code, r, _ := ask(t, config); code != 1 || r.Running || r.Outputs[0].Action.Result != sidecar.ActionRunning {
+		t.Errorf("exit %d: %+v", code, r)
+	}
+	writeBeside(t, config, "good", "")
+	again := start(t, "run", "--config", config)
+	until(t, "the action is done", func() bool { return report(t, dir).Outputs[0].Action.Result == sidecar.ActionDone })
+	if strings.Contains(again.talk.String(), "files written") {
+		t.Errorf("files changed again: %s", again.talk.String())
 	}
 }
 

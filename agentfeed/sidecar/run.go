@@ -133,7 +133,7 @@ func (k *keeper) saveStatus(ctx context.Context) {
 // writeUntilDone writes the newest rings, again and again while that fails. What
 // cannot be written at the start is an error: somebody is there to see it.
 func (k *keeper) writeUntilDone(ctx context.Context) error {
-	for {
+	for last := ""; ; {
 		err := k.write()
 		if err == nil {
 			return k.ready()
@@ -141,7 +141,10 @@ func (k *keeper) writeUntilDone(ctx context.Context) error {
 		if !k.begun.Load() {
 			return err
 		}
-		k.log.Error("files not written; they stay as they were", "err", err, "retry_in", retryAfter)
+		if text := err.Error(); text != last { // once, not at each attempt that ends alike
+			k.log.Error("files not written; they stay as they were", "err", err, "retry_every", retryAfter)
+			last = text
+		}
 		select {
 		case <-time.After(retryAfter):
 		case <-ctx.Done():

@@ -38,6 +38,16 @@ func tool(t *testing.T, name string) string {
 	return ""
 }
 
+// build makes the program as it is installed.
+func build(t *testing.T) string {
+	t.Helper()
+	agent := filepath.Join(t.TempDir(), "keytide-agent")
+	if out, err := exec.Command("go", "build", "-o", agent, "github.com/keytide/keytide/cmd/keytide-agent").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return agent
+}
+
 // A process is a program that runs until the test ends.
 func process(t *testing.T, talk io.Writer, program string, args ...string) {
 	t.Helper()
@@ -258,10 +268,7 @@ func (s *session) sealedWith(t *testing.T) string {
 // TestSessionsResumeAcrossMachines: a TLS session made at one server is resumed at
 // another, before, during and after rollovers, until its key is gone.
 func TestSessionsResumeAcrossMachines(t *testing.T) {
-	agent := filepath.Join(t.TempDir(), "keytide-agent")
-	if out, err := exec.Command("go", "build", "-o", agent, "github.com/keytide/keytide/cmd/keytide-agent").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	agent := build(t)
 	for _, k := range []kind{nginx, haproxy} {
 		t.Run(k.program, func(t *testing.T) {
 			server := feedtest.NewServer(t, "sso")
