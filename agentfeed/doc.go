@@ -11,13 +11,14 @@
 //
 // It promises that what Snapshot returns never blocks, is never partly updated and
 // never goes back to an older version; that it goes on with the last rings when all
-// servers are gone, and says how old they are, sealing no more only where the policy
-// sets a limit to that; and that only a holder of the host's
-// shared secret can change what it holds: neither a proxy that ends TLS nor a
-// recorded answer can. SPEC.md has the bytes.
+// servers are gone, and says how old they are (it stops sealing only where the
+// policy sets a limit to that); and that only a holder of the host's shared secret
+// can change what it holds: neither a proxy that ends TLS nor a recorded answer can.
+// Where a proxy lets no stream through it polls. SPEC.md has the bytes.
 //
 // With Config.CacheFile it starts from its last rings while no server can be
-// reached; without, keys never touch a disk.
+// reached; without, keys never touch a disk. Package feedtest has servers that fail
+// as the real ones do, for the tests of an application.
 //
 // It imports the standard library and this module's keystore only.
 package agentfeed

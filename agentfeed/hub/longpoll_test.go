@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
+	"strings"
 	"testing"
 	"testing/cryptotest"
 	"testing/synctest"
@@ -136,4 +138,39 @@ func TestLongPollIsEnded(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FuzzPollHeaders: whatever a host that is let in asks for, it is answered, and waits
+// no longer than a poll may.
+func FuzzPollHeaders(f *testing.F) {
+	f.Add("wait=25", `"1.2-1.2"`)
+	f.Add(`respond-async, wait="7";x=y`, `W/"1.2-1.2", *`)
+	f.Add("wait=99999999999999999999", "")
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // a poll that would wait ends at once
+	f.Fuzz(func(t *testing.T, prefer, tag string) {
+		h, err := hub.New(hub.Config{Source: newSource(), Server: "ps-1"}) // one remembers so many nonces only
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := httptest.NewRequest(http.MethodGet, "/v1/feed", nil).WithContext(ctx)
+		a := web1()
+		auth := wire.Authorization{Host: a.host, KID: a.secret.KID(), Time: time.Now().Unix(), Nonce: a.nonce}
+		if err := auth.Sign(a.secret, r.Method, "/v1/feed"); err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", auth.String())
+		r.Header.Set("Prefer", prefer)
+		r.Header.Set("If-None-Match", tag)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != http.StatusOK && w.Code != http.StatusNotModified {
+			t.Errorf("%q, %q: status %d", prefer, tag, w.Code)
+		}
+		if text, ok := strings.CutPrefix(w.Header().Get("Preference-Applied"), "wait="); ok {
+			if n, err := strconv.Atoi(text); err != nil || n < 1 || n > 25 {
+				t.Errorf("%q: a wait of %s", prefer, text)
+			}
+		}
+	})
 }
