@@ -2,7 +2,6 @@ package console
 
 import (
 	"context"
-	"sync"
 
 	"github.com/keytide/keytide/cmd/internal/adminhttp"
 	"github.com/keytide/keytide/keystore"
@@ -10,9 +9,10 @@ import (
 )
 
 // An archive keeps what was read from the history, which costs a walk through the
-// whole log, until a ring has changed. It walks for one page at a time.
+// whole log, until a ring has changed. It walks for one page at a time, and to the
+// end although the browser has given up: the next question finds the answer.
 type archive struct {
-	mu     sync.Mutex // guards the field below
+	turn   chan struct{} // holds one token; whoever has taken it owns the field below
 	byRing map[string]archived
 }
 
@@ -21,19 +21,28 @@ type archived struct {
 	past past
 }
 
+func newArchive() archive {
+	a := archive{turn: make(chan struct{}, 1), byRing: make(map[string]archived)}
+	a.turn <- struct{}{}
+	return a
+}
+
 // past returns a ring's past. Callers must not change it.
 func (a *archive) past(ctx context.Context, r Reader, ring adminapi.Ring) (past, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	select {
+	case <-a.turn:
+		defer func() { a.turn <- struct{}{} }()
+	case <-ctx.Done():
+		return past{}, ctx.Err()
+	}
 	if kept, ok := a.byRing[ring.Name]; ok && kept.at == ring.LastEvent.N {
 		return kept.past, nil
 	}
-	history, err := r.History(ctx, keystore.RingName(ring.Name), adminhttp.Span{})
+	walk, cancel := context.WithTimeout(context.WithoutCancel(ctx), readLimit)
+	defer cancel()
+	history, err := r.History(walk, keystore.RingName(ring.Name), adminhttp.Span{})
 	if err != nil {
 		return past{}, err
-	}
-	if a.byRing == nil {
-		a.byRing = make(map[string]archived)
 	}
 	kept := archived{at: ring.LastEvent.N, past: pastOf(ring, history.Events)}
 	a.byRing[ring.Name] = kept

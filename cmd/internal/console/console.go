@@ -60,7 +60,7 @@ type console struct {
 // Mount puts the console on mux: the page at / alone, and what belongs to it below
 // /console/.
 func Mount(mux *http.ServeMux, cfg Config) {
-	c := &console{Config: cfg, templates: template.Must(template.ParseFS(files, "templates/*.html"))}
+	c := &console{Config: cfg, templates: template.Must(template.ParseFS(files, "templates/*.html")), archive: newArchive()}
 	hash := sha256.New()
 	own := http.NewServeMux()
 	own.HandleFunc("GET /{$}", c.page)

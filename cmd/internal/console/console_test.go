@@ -1,6 +1,7 @@
 package console_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -209,6 +210,22 @@ func TestLiveAnswersWhatHasChanged(t *testing.T) {
 			t.Errorf("walked the log %d times although the ring has not changed", n)
 		}
 	})
+}
+
+// TestWalkOutlastsItsBrowser: a long history is read once, however often the script
+// gives up on it.
+func TestWalkOutlastsItsBrowser(t *testing.T) {
+	f := rolledOver(time.Now())
+	b := signedIn(t, f)
+	ctx, cancel := context.WithCancel(t.Context())
+	b.ctx, f.walking = ctx, cancel
+	b.get("/console/live")
+	b.ctx, f.walking = t.Context(), nil
+	_, page := b.get("/")
+	wantText(t, page, "current seals "+kid(5))
+	if n := f.histories.Load(); n != 1 {
+		t.Errorf("walked the log %d times", n)
+	}
 }
 
 func TestFaultsAreLoggedAndNotShown(t *testing.T) {

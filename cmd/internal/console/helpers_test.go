@@ -29,6 +29,7 @@ type fake struct {
 	refused   *adminapi.Problem
 	err       error
 	histories atomic.Int32 // how often the whole log was walked
+	walking   func()       // called while it is, if set
 }
 
 func (f *fake) Status(context.Context) (adminapi.Status, error) { return f.status, f.err }
@@ -41,8 +42,14 @@ func (f *fake) Preview(context.Context, keystore.RingName, bool) (adminapi.Previ
 func (f *fake) Reach(context.Context, keystore.RingName, keystore.N) (adminapi.Reach, error) {
 	return adminapi.Reach{Connected: 2, Lacking: f.lacking}, f.err
 }
-func (f *fake) History(_ context.Context, name keystore.RingName, _ adminhttp.Span) (adminapi.History, error) {
+func (f *fake) History(ctx context.Context, name keystore.RingName, _ adminhttp.Span) (adminapi.History, error) {
 	f.histories.Add(1)
+	if f.walking != nil {
+		f.walking()
+	}
+	if err := ctx.Err(); err != nil {
+		return adminapi.History{}, err
+	}
 	return adminapi.History{Ring: string(name), Events: f.history[string(name)]}, f.err
 }
 
@@ -58,11 +65,12 @@ type browser struct {
 	cookie  *http.Cookie
 	address string
 	header  http.Header
+	ctx     context.Context // of its requests
 }
 
 func newBrowser(tb testing.TB, f *fake) *browser {
 	tb.Helper()
-	b := &browser{tb: tb, log: new(bytes.Buffer), address: "192.0.2.1:4711", header: http.Header{}}
+	b := &browser{tb: tb, log: new(bytes.Buffer), address: "192.0.2.1:4711", header: http.Header{}, ctx: tb.Context()}
 	tokens, err := adminhttp.ParseTokens([]byte(adminhttp.TokenLine("alice", goodToken)))
 	if err != nil {
 		tb.Fatal(err)
@@ -86,6 +94,7 @@ func (b *browser) other(address string) *browser {
 func (b *browser) do(method, target string, form url.Values) *http.Response {
 	b.tb.Helper()
 	req := httptest.NewRequest(method, "https://keytide.test"+target, strings.NewReader(form.Encode()))
+	req = req.WithContext(b.ctx)
 	req.RemoteAddr = b.address
 	for name, values := range b.header {
 		req.Header[name] = values

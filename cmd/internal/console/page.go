@@ -75,7 +75,7 @@ func (c *console) live(w http.ResponseWriter, r *http.Request) {
 
 // fault logs what the page could not be made for.
 func (c *console) fault(err error) (status int, text string) {
-	if errors.Is(err, context.Canceled) {
+	if errors.Is(err, context.Canceled) { // the browser has given up
 		return http.StatusServiceUnavailable, "cancelled"
 	}
 	incident := ulid.Make().String()

@@ -111,6 +111,8 @@ func (s scale) spans(role string, l life, keptUntil time.Time) []span {
 	case l.from.IsZero() && role == "future":
 		add("next", l.made, end)
 		return spans
+	case l.from.IsZero() && role == "current": // nobody knows since when
+		return nil
 	case l.from.IsZero():
 		add("opens", l.made, end)
 		return spans

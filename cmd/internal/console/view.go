@@ -41,25 +41,23 @@ type verdict struct {
 
 // verdictOf looks for what is wrong, the worst first.
 func verdictOf(s adminapi.Status) verdict {
-	var bad, warn, good []string
-	standing := 0
+	standing, fresh, agents, behind := 0, 0, 0, 0
 	for _, a := range s.Alarms {
 		if a.Ended.IsZero() {
 			standing++
 		}
 	}
+	var bad, warn []string
 	if standing > 0 {
 		bad = append(bad, count(standing, "alarm stands", "alarms stand"))
 	}
-	fresh, agents, behind := 0, 0, 0
 	for _, each := range s.Servers {
 		agents, behind = agents+each.Agents, behind+each.AgentsBehind
-		switch each.State {
-		case "fresh":
+		if each.State == "fresh" {
 			fresh++
-		default:
-			bad = append(bad, fmt.Sprintf("server %s is %s", each.ID, each.State))
+			continue
 		}
+		bad = append(bad, fmt.Sprintf("server %s is %s", each.ID, each.State))
 	}
 	for _, r := range s.Rings {
 		if len(r.HeldBy) > 0 {
@@ -72,23 +70,23 @@ func verdictOf(s adminapi.Status) verdict {
 	if ended := len(s.Alarms) - standing; ended > 0 {
 		warn = append(warn, count(ended, "alarm of the last day has ended", "alarms of the last day have ended"))
 	}
-	good = append(good, count(fresh, "policy server fresh", "policy servers fresh"))
-	switch {
-	case agents == 0:
-		good = append(good, "no agents connected")
-	case behind == 0:
-		good = append(good, count(agents, "agent connected, with the newest keys", "agents connected, all with the newest keys"))
-	}
-	if len(s.Alarms) == 0 {
-		good = append(good, "no alarms")
-	}
 	switch {
 	case len(bad) > 0:
 		return verdict{Level: "bad", Title: "Somebody has to act", Points: append(bad, warn...)}
 	case len(warn) > 0:
-		return verdict{Level: "warn", Title: "Worth a look", Points: append(warn, good...)}
+		return verdict{Level: "warn", Title: "Worth a look", Points: warn}
 	}
-	return verdict{Level: "good", Title: "All is well", Points: good}
+	return verdict{Level: "good", Title: "All is well", Points: []string{
+		count(fresh, "policy server fresh", "policy servers fresh"), upToDate(agents), "no alarms",
+	}}
+}
+
+// upToDate says that no agent is behind.
+func upToDate(agents int) string {
+	if agents == 0 {
+		return "no agents connected"
+	}
+	return count(agents, "agent connected, with the newest keys", "agents connected, all with the newest keys")
 }
 
 func count(n int, one, many string) string {
