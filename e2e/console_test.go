@@ -61,6 +61,7 @@ func TestConsole(t *testing.T) {
 	agent.collect(t, 3)
 	b.showsNoSecret(t, s.output, string(token), agent.secrets)
 	b.heldWhileSelected(t, s)
+	b.restsWhileHidden(t, s)
 	b.worksWithoutScript(t)
 	for _, fault := range b.complaints() {
 		t.Error(fault)
@@ -149,6 +150,24 @@ func (b *browser) heldWhileSelected(t *testing.T, s *site) {
 	b.until(version(4))
 }
 
+// restsWhileHidden: a page that nobody sees asks for nothing, and catches up when
+// it is seen again.
+func (b *browser) restsWhileHidden(t *testing.T, s *site) {
+	t.Helper()
+	visible := func(state string) {
+		eval[chromedp.Void](b, `Object.defineProperty(document, "visibilityState", {value: "`+state+`", configurable: true});
+			document.dispatchEvent(new Event("visibilitychange"))`)
+	}
+	visible("hidden")
+	s.keytide(t, "rollover", "sso", "--yes", "--force")
+	if !eval[bool](b, version(4)) {
+		t.Error("a hidden page goes on asking")
+	}
+	visible("visible")
+	b.until(version(5))
+	b.until(`document.querySelector("#connection").dataset.state === "live"`)
+}
+
 // events is the number of the newest event.
 func (s *site) events(t *testing.T) uint64 {
 	t.Helper()
@@ -163,7 +182,7 @@ func (b *browser) worksWithoutScript(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"Ring sso", "version 4", "again every 10 s", "All is well"} {
+	for _, want := range []string{"Ring sso", "version 5", "again every 10 s", "All is well"} {
 		if !strings.Contains(words, want) {
 			t.Errorf("without a script the page does not say %q: %s", want, words)
 		}
@@ -193,7 +212,7 @@ func (b *browser) losesServer(t *testing.T, s *site) {
 	s.kill()
 	b.until(`document.querySelector("#connection").dataset.state === "lost"`)
 	b.until(`/The policy server does not answer.*stood at [0-9:]{8} UTC; it is [0-9]+ s old/.test(document.querySelector("#lost").innerText)`)
-	if !eval[bool](b, version(4)) {
+	if !eval[bool](b, version(5)) {
 		t.Error("the page does not show the last that it knew")
 	}
 	b.lookAtAll(t, "lost")
