@@ -207,3 +207,42 @@ func TestPollsAreSpread(t *testing.T) {
 		}
 	})
 }
+
+// TestLongPollsComeBackSpread: a server that dies ends all long polls at once.
+func TestLongPollsComeBackSpread(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		n, s := newPipeNet(), newSource(t)
+		h := newHub(t, s)
+		stop := n.serve("ps-1", buffering(h))
+		var clients []*Client
+		var ends []func()
+		for range 50 {
+			c, end := n.client(t, "ps-1")
+			clients, ends = append(clients, c), append(ends, end)
+		}
+		time.Sleep(5 * time.Minute)
+		stop()
+		stop = n.serve("ps-1", buffering(h)) // at once
+		back := func() (count int) {
+			synctest.Wait()
+			for _, c := range clients {
+				if c.Status().Err == nil {
+					count++
+				}
+			}
+			return count
+		}
+		time.Sleep(time.Second)
+		if got := back(); got > 20 {
+			t.Errorf("%d of 50 agents are back after 1 s, want them spread over 5 s", got)
+		}
+		time.Sleep(5 * time.Second)
+		if got := back(); got != 50 {
+			t.Errorf("%d of 50 agents are back after 6 s", got)
+		}
+		for _, end := range ends {
+			end()
+		}
+		stop()
+	})
+}

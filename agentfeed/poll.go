@@ -13,11 +13,16 @@ import (
 	"github.com/keytide/keytide/agentfeed/internal/wire"
 )
 
-// pollInterval is the default of Config.PollInterval.
-const pollInterval = 30 * time.Second
+const (
+	pollInterval = 30 * time.Second // the default of Config.PollInterval
+	// pollRetry bounds the wait after polls that had worked: a server that dies ends
+	// all long polls at once, and has no stream on which to say how many they are.
+	pollRetry = 5 * time.Second
+)
 
 // polls asks again and again, until one fails or it is time to try a stream.
 func (s *session) polls(ctx context.Context) error {
+	s.outcome.retry = pollRetry
 	for {
 		transport := s.server.transport(time.Now())
 		if transport == TransportStream {
