@@ -59,7 +59,7 @@ const (
 // ActionReport says how an output's action stands.
 type ActionReport struct {
 	Result   ActionResult `json:"result"`
-	At       *time.Time   `json:"at,omitempty"` // when the last run began or ended
+	At       *time.Time   `json:"at,omitempty"` // when a run last began or ended
 	Error    string       `json:"error,omitempty"`
 	Runs     uint64       `json:"runs"`     // since the agent started
 	Failures uint64       `json:"failures"` // of these

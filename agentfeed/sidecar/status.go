@@ -157,7 +157,7 @@ func (o OutputReport) row() []string {
 	}
 	if a := o.Action; a != nil {
 		action = string(a.Result)
-		if a.At != nil {
+		if a.At != nil && a.Result != ActionPending { // else it is when the one before ended
 			action += " " + ago(*a.At)
 		}
 		why = strings.TrimPrefix(strings.Join([]string{why, a.Error}, "; "), "; ")
