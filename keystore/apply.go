@@ -92,10 +92,11 @@ func (r *Ring) create(c Change, ref EventRef) error {
 	return nil
 }
 
-// allowSessions notes on the current key how long its sessions may live by now.
+// allowSessions notes on the keys that seal, or may still seal, how long sessions may
+// live by now.
 func (r *Ring) allowSessions() {
 	for i := range r.Keys {
-		if k := &r.Keys[i]; k.Role == Current {
+		if k := &r.Keys[i]; k.Role == Current || k.Role == Old {
 			k.Session = max(k.Session, r.Policy.MaxSession)
 		}
 	}

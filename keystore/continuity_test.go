@@ -147,6 +147,17 @@ func (w *world) destroy(*rapid.T) {
 	w.commit(c)
 }
 
+// setPolicy sets another max_session.
+func (w *world) setPolicy(rt *rapid.T) {
+	p := w.head().Policy
+	p.MaxSession = time.Duration(rapid.IntRange(1, 600).Draw(rt, "new session minutes")) * time.Minute
+	c, err := w.head().SetPolicy(p)
+	if err != nil {
+		rt.Fatalf("SetPolicy: %v", err)
+	}
+	w.commit(c)
+}
+
 func (w *world) pass(rt *rapid.T) {
 	w.passTime(time.Duration(rapid.Int64Range(0, int64(w.head().Policy.MaxSession)).Draw(rt, "pass")))
 }
@@ -213,20 +224,22 @@ func (w *world) actions() map[string]func(*rapid.T) {
 }
 
 // TestContinuity is the promise that a cookie sealed at any agent opens at every
-// other one for max_session, through random rollovers, lags and destructions; and
-// that a key whose retention is over is gone.
+// other one for the max_session of its time, through random rollovers, lags, changes of
+// policy and destructions; and that a key whose retention is over is gone.
 func TestContinuity(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		w := newWorld(rt, t, keystore.Policy{
 			MaxSession:  time.Duration(rapid.IntRange(1, 600).Draw(rt, "session minutes")) * time.Minute,
 			MinInterval: time.Duration(rapid.IntRange(0, 60).Draw(rt, "interval minutes")) * time.Minute,
 		}, rapid.IntRange(1, 4).Draw(rt, "sites"))
-		rt.Repeat(w.actions())
+		actions := w.actions()
+		actions["set policy"] = w.setPolicy
+		rt.Repeat(actions)
 		for _, s := range w.sites {
 			w.serverCatchesUp(s)
 			w.agentCatchesUp(s)
 		}
-		w.passTime(w.head().Policy.MaxSession + keystore.RetainMargin)
+		w.passTime(600*time.Minute + keystore.RetainMargin) // the longest session that there ever was
 		w.destroy(rt)
 		for i, s := range w.sites {
 			w.serverCatchesUp(s)

@@ -26,8 +26,9 @@ type Key struct {
 	Pending    bool      `json:"pending,omitempty"`   // published; opens, but must not be sealed with yet
 	Retired    N         `json:"retired,omitempty"`   // the event that took it out of sealing; 0 = none did
 	RetiredAt  time.Time `json:"retired_at,omitzero"` // that event's time
-	// Session is the longest max_session that was in force while the key was current:
-	// as long may what it sealed live, whatever the policy says by now.
+	// Session is the longest max_session since the key became current: as long may live
+	// what it sealed, whatever the policy says by now. A late agent seals with a retired
+	// key, too.
 	Session time.Duration `json:"-"`
 }
 

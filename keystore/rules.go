@@ -69,8 +69,8 @@ func (r Ring) Rollover(req Rollover) (Change, error) {
 	if len(old)+1-len(c.Destroyed) > MaxOld {
 		oldest := old[len(old)-1]
 		return Change{}, &FullError{
-			Ring: r.Name, Old: len(old), MaxSession: r.kept(oldest),
-			Free: oldest.RetiredAt.Add(r.kept(oldest) + RetainMargin),
+			Ring: r.Name, Old: len(old), MaxSession: oldest.Session,
+			Free: oldest.RetiredAt.Add(oldest.Session + RetainMargin),
 		}
 	}
 	return decided(r, c)
@@ -89,16 +89,13 @@ func (r Ring) surplus(old []Key, now time.Time, forced bool) []KID {
 	forced = forced || r.Policy.logsOut()
 	var kids []KID
 	for _, k := range old[keep-1:] { // the present current key is the newest of the keep
-		live := now.Before(k.RetiredAt.Add(r.kept(k)))
+		live := now.Before(k.RetiredAt.Add(k.Session))
 		if !live || forced && k.Session <= r.Policy.MaxSession {
 			kids = append(kids, k.KID)
 		}
 	}
 	return kids
 }
-
-// kept is for how long after its retirement an old key's sessions may live.
-func (r Ring) kept(k Key) time.Duration { return max(k.Session, r.Policy.MaxSession) }
 
 func (r Ring) checkRequest(req Rollover) error {
 	switch {
@@ -170,7 +167,7 @@ func (r Ring) setPolicy(p Policy, force bool) (Change, error) {
 //
 // With RetainAuto a key is due max_session and RetainMargin after all servers
 // confirmed the event that retired it: none of them has sealed with it since. If
-// max_session was longer while the key sealed, that counts. With a number only keys
+// max_session was longer at any time since it became current, that counts. With a number only keys
 // beyond that number are ever due, and not before that time either; a rollover may
 // destroy them sooner.
 func (r Ring) Due(now time.Time, confirmed func(N) (time.Time, bool)) []KID {
@@ -180,7 +177,7 @@ func (r Ring) Due(now time.Time, confirmed func(N) (time.Time, bool)) []KID {
 			continue
 		}
 		at, ok := confirmed(k.Retired)
-		if ok && k.Retired != 0 && !now.Before(at.Add(r.kept(k)+RetainMargin)) {
+		if ok && k.Retired != 0 && !now.Before(at.Add(k.Session+RetainMargin)) {
 			due = append(due, k.KID)
 		}
 	}
