@@ -20,5 +20,9 @@
 // reached; without, keys never touch a disk. Package feedtest has servers that fail
 // as the real ones do, for the tests of an application.
 //
+// What is done with the keys: package cookie keeps sessions in cookies that every
+// agent opens, over rollovers; TLSListener shares TLS session tickets among instances.
+// A server, and the proxies before it, can be checked with package conformance.
+//
 // It imports the standard library and this module's keystore only.
 package agentfeed

@@ -15,8 +15,8 @@ import (
 // TLSListener makes a listener of TLS connections whose session tickets every other
 // agent of the ring accepts: a client that comes back is spared the full handshake at
 // whichever instance it lands. Tickets are sealed with a key derived from the ring's
-// sealing key, and opened with those of all its dynamic keys, also of the future one.
-// The instances need the same certificate.
+// current key, in static mode too, and opened also with those of its old keys and its
+// future key. The instances need the same certificate.
 //
 //	listener = agentfeed.TLSListener(listener, &tls.Config{
 //		Certificates: …, NextProtos: []string{"h2", "http/1.1"},
@@ -69,9 +69,9 @@ func (l *tlsListener) follow() error {
 	return nil
 }
 
-// SetTicketKeys gives config the session ticket keys that agents derive from set, the
-// one that seals first. Without a set, or without a key that seals, tickets are sealed
-// with a random key, which opens nowhere else. It is for programs that keep the
+// SetTicketKeys gives config the session ticket keys that agents derive from set.
+// Without a set, or when none of its keys seals any more, tickets are sealed with a
+// random key, which opens nowhere else. It is for programs that keep the
 // tls.Config of their connections themselves; a TLSListener needs no call.
 //
 // Call it before config is in use and after every change, on the very config that
@@ -93,32 +93,27 @@ func SetTicketKeys(config *tls.Config, set *keystore.KeySet) error {
 }
 
 // ticketKeys derives the keys of the tickets, the one that seals first. There is at
-// least one.
+// least one. The static key is none: whoever gets it could read all traffic for as
+// long as it lives.
 func ticketKeys(set *keystore.KeySet) ([][32]byte, error) {
-	var keys [][32]byte
-	sealing := (*keystore.SetKey)(nil)
-	if set != nil {
-		sealing, _ = set.Sealing()
-	}
-	if sealing == nil || sealing.Pending {
-		keys = append(keys, randomTicketKey())
-	}
+	keys := [][32]byte{randomTicketKey()}
 	if set == nil {
 		return keys, nil
 	}
+	_, sealing := set.Sealing()
 	for i := range set.Keys {
 		k := &set.Keys[i]
-		if k.Role == keystore.Static && set.Mode != keystore.ModeStatic {
-			continue // tickets live no longer than sessions: their keys are to be destroyed
+		if k.Role == keystore.Static {
+			continue
 		}
 		key, err := ticketKey(set.Ring, k.Material)
 		if err != nil {
 			return nil, fmt.Errorf("agentfeed: session ticket key %s of ring %s: %w", k.KID, set.Ring, err)
 		}
-		keys = append(keys, key)
-		if k == sealing && !k.Pending {
-			last := len(keys) - 1
-			keys[0], keys[last] = keys[last], keys[0]
+		if sealing && k.Role == keystore.Current && !k.Pending {
+			keys[0] = key
+		} else {
+			keys = append(keys, key)
 		}
 	}
 	return keys, nil

@@ -11,6 +11,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -166,70 +167,65 @@ func TestSetTicketKeys(t *testing.T) {
 		return config, inner.Addr().String()
 	}
 	const dynamic, static = keystore.ModeDynamic, keystore.ModeStatic
-	_, home := serve(ticketSet(t, "sso", dynamic, "current!", "future", "static-"))
+	_, home := serve(ticketSet(t, "sso", dynamic, "a*!", "b", "s-"))
 	for name, test := range map[string]struct {
-		set  *keystore.KeySet
-		want bool
+		set          *keystore.KeySet
+		opens, seals bool // there: tickets of home; here: tickets of there
 	}{
-		"the same":           {ticketSet(t, "sso", dynamic, "current!", "future", "static-"), true},
-		"last of many":       {ticketSet(t, "sso", dynamic, "other!", "old", "older", "current", "static-"), true},
-		"seals, but pending": {ticketSet(t, "sso", dynamic, "current!?"), true}, // opens
-		"another ring":       {ticketSet(t, "web", dynamic, "current!"), false},
-		"as the static key":  {ticketSet(t, "sso", dynamic, "other!", "current-"), false},
-		"in static mode":     {ticketSet(t, "sso", static, "current-!"), true},
-		"gone":               {ticketSet(t, "sso", dynamic, "other!"), false},
-		"none":               {nil, false},
+		"the same":                    {ticketSet(t, "sso", dynamic, "a*!", "b", "s-"), true, true},
+		"rolled over":                 {ticketSet(t, "sso", dynamic, "b*!", "c", "a", "s-"), true, true},
+		"pending, not yet to seal":    {ticketSet(t, "sso", dynamic, "a*!?"), true, false},
+		"in static mode":              {ticketSet(t, "sso", static, "s-!", "a*"), true, true},
+		"when nothing seals any more": {ticketSet(t, "sso", dynamic, "a*"), true, false},
+		"another ring":                {ticketSet(t, "web", dynamic, "a*!"), false, false},
+		"as the static key":           {ticketSet(t, "sso", dynamic, "c*!", "a-"), false, false},
+		"gone":                        {ticketSet(t, "sso", dynamic, "c*!"), false, false},
+		"none":                        {nil, false, false},
 	} {
-		user := newReturning(roots)
-		user.visit(t, home)
 		_, there := serve(test.set)
-		if got := user.visit(t, there); got != test.want {
-			t.Errorf("%s: resumed %v, want %v", name, got, test.want)
+		out, back := newReturning(roots), newReturning(roots)
+		out.visit(t, home)
+		back.visit(t, there)
+		if opens, seals := out.visit(t, there), back.visit(t, home); opens != test.opens || seals != test.seals {
+			t.Errorf("%s: opens %v, seals %v; want %v, %v", name, opens, seals, test.opens, test.seals)
 		}
 	}
 	config, there := serve(nil)
 	user := newReturning(roots)
 	user.visit(t, home)
-	if err := agentfeed.SetTicketKeys(config, ticketSet(t, "sso", dynamic, "current!")); err != nil {
+	if err := agentfeed.SetTicketKeys(config, ticketSet(t, "sso", dynamic, "a*!")); err != nil {
 		t.Fatal(err)
 	}
 	if !user.visit(t, there) {
 		t.Error("keys set on a config in use do not count")
 	}
-	broken := ticketSet(t, "sso", dynamic, "current!")
+	broken := ticketSet(t, "sso", dynamic, "a*!")
 	broken.Keys[0].Material = keystore.Material{}
 	if err := agentfeed.SetTicketKeys(config, broken); err == nil {
 		t.Error("a key without bytes was taken")
 	}
 }
 
-// ticketSet makes a set from words: the same word, the same key. "!" marks the one that
-// seals, "?" a pending one, "-" the static one.
+// ticketSet makes a set from words: the same word, the same key. Behind a word, "*"
+// says that it is the current key, "-" the static one, "?" that it is pending, and "!"
+// that it seals; others are old.
 func ticketSet(tb testing.TB, ring keystore.RingName, mode keystore.Mode, words ...string) *keystore.KeySet {
 	tb.Helper()
 	set := &keystore.KeySet{Ring: ring, Epoch: 1, Version: 1, Mode: mode}
 	for _, word := range words {
-		k := keystore.SetKey{Role: keystore.Old}
-		for ; ; word = word[:len(word)-1] {
-			switch word[len(word)-1] {
-			case '!':
-				k.Seals = true
-				continue
-			case '?':
-				k.Pending = true
-				continue
-			case '-':
-				k.Role = keystore.Static
-				continue
-			}
-			break
-		}
-		sum := sha256.Sum256([]byte(word))
+		sum := sha256.Sum256([]byte(strings.TrimRight(word, "*-?!")))
 		m, err := keystore.NewMaterial(sum[:])
 		if err != nil {
 			tb.Fatal(err)
 		}
-		k.KID, k.Material = m.KID(), m
+		k := keystore.SetKey{KID: m.KID(), Role: keystore.Old, Material: m}
+		k.Pending, k.Seals = strings.Contains(word, "?"), strings.Contains(word, "!")
+		switch {
+		case strings.Contains(word, "*"):
+			k.Role = keystore.Current
+		case strings.Contains(word, "-"):
+			k.Role = keystore.Static
+		}
 		set.Keys = append(set.Keys, k)
 	}
 	return set
