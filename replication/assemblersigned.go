@@ -67,11 +67,26 @@ func (a *assembler) takeServer(v *verdict, id string, e events.Entry) {
 	if rec.Counter <= a.servers[id] {
 		return // late, or sent again
 	}
-	if have, ok := a.knownHash(rec.Applied.N); ok && rec.Applied != (events.Head{Epoch: a.pin.Epoch, N: rec.Applied.N, Hash: have}) {
-		v.alarm(AlarmTampered, e.Key, "the server has applied another event %d than this replica", rec.Applied.N)
+	if !a.ofThisHistory(rec.Applied) {
+		v.alarm(AlarmTampered, e.Key, "the server has applied an event %d that is not this history's", rec.Applied.N)
 		return
 	}
 	a.servers[id] = rec.Counter
 	v.end(AlarmTampered, e.Key)
 	v.server = &rec
+}
+
+// ofThisHistory reports whether a server can have applied this. A record stands in the
+// stream behind every event that its server read there, so one of an event that has
+// not come yet is of another history; unless events were passed by here, of which
+// nothing can be said.
+func (a *assembler) ofThisHistory(applied events.Head) bool {
+	if applied.N == 0 || a.forked {
+		return true
+	}
+	have, known := a.knownHash(applied.N)
+	if !known {
+		return a.halt != nil && applied.Epoch == a.pin.Epoch
+	}
+	return applied == events.Head{Epoch: a.pin.Epoch, N: applied.N, Hash: have}
 }

@@ -84,6 +84,7 @@ func TestRecordOfAnotherHistoryConfirmsNothing(t *testing.T) {
 	s.take(t, a, p.Stream...)
 	for i, applied := range []events.Head{
 		{Epoch: 1, N: 2, Hash: events.Hash{1}}, {Epoch: 1, N: 1, Hash: events.Hash{1}}, {Epoch: 2, N: 2, Hash: p.State.Hash()},
+		{Epoch: 1, N: 99, Hash: events.Hash{1}}, {Epoch: 2, N: 99, Hash: events.Hash{1}},
 	} {
 		value, err := events.ServerRecord{ID: p.Server, Region: "eu", Counter: uint64(i + 1), Applied: applied, At: time.Now(), State: events.Fresh}.Sign(p.Key)
 		if err != nil {

@@ -226,6 +226,11 @@ func concurrentCommits(t *testing.T, c *core, seed uint64) {
 	if !porcupine.CheckOperations(model, ops) {
 		t.Errorf("seed %d: the commits are in no order: %+v", seed, ops)
 	}
+	newest := keystore.N(0)
+	for _, op := range ops {
+		newest = max(newest, op.Output.(keystore.N))
+	}
+	nodes[0].awaitN(newest) // others' receipts say nothing of this one
 	last := nodes[0].Replica()
 	made := 0
 	last.Read(func(s *events.State) { made = len(s.Rings()) })
