@@ -59,6 +59,7 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata",
 		Setup: func(env *testscript.Env) error {
 			env.Values[serversKey{}] = &servers{byName: make(map[string]*process)}
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each command ends a second late under the race detector
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -100,7 +101,7 @@ func command(ts *testscript.TestScript, args ...string) *exec.Cmd {
 	ts.Check(err)
 	cmd := exec.Command(program, args...)
 	cmd.Dir = ts.MkAbs(".")
-	for _, name := range []string{"HOME", "PATH", "XDG_CONFIG_HOME", "KEYTIDE_CLIENT", "PERSON", "SCREEN"} {
+	for _, name := range []string{"HOME", "PATH", "XDG_CONFIG_HOME", "KEYTIDE_CLIENT", "PERSON", "SCREEN", "GORACE"} {
 		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
 	}
 	return cmd
