@@ -5,15 +5,15 @@
 // session, and its Middleware seals that anew after a rollover, so that users stay
 // logged in.
 //
-//	sessions, err := cookie.NewCookie[Session](cookie.HTTPConfig{
+//	sessions, err := cookie.NewCookie[account](cookie.HTTPConfig{
 //		Config: cookie.Config{Ring: client.Ring("sso"), Name: "__Host-session"},
 //	})
 //	…
 //	http.ListenAndServe(address, sessions.Middleware(mux))
 //	…
-//	held, err := sessions.Get(r)             // who is it?
-//	held, err = sessions.Set(w, r, Session{User: "ann"}) // log in
-//	err = sessions.Clear(w, r)               // log out
+//	held, err := sessions.Get(r)                         // who is it?
+//	held, err = sessions.Set(w, r, account{User: "ann"}) // log in
+//	err = sessions.Clear(w, r)                           // log out
 //
 // Below it is the Codec, for tokens that travel otherwise: Seal, Open and Reseal.
 //
