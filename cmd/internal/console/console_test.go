@@ -47,7 +47,7 @@ func TestPageShowsEveryKeyByRole(t *testing.T) {
 			"max session 8h", "min interval 1h",
 			"future "+kid(6)+" made 31 Dec 23:00:00", "current seals "+kid(5)+" made 31 Dec 21:00:00",
 			"old "+kid(2), "static "+kid(3), "session ticket "+kid(4), "destroyed "+kid(1),
-			"kept until 07:05:00", "dev-1 local fresh", "manual rollover, forced, 1 key destroyed",
+			"end not before 07:05:00", "dev-1 local fresh", "manual rollover, forced, 1 key destroyed",
 		)
 		if strings.Contains(page, "<script>alert") {
 			t.Error("a reason's markup is the page's")
@@ -144,12 +144,12 @@ func TestUnknownChangesTellNoTimes(t *testing.T) {
 	}
 }
 
-// TestOldKeyThatIsDue: a server that lags keeps keys alive beyond their time.
-func TestOldKeyThatIsDue(t *testing.T) {
+// TestOldKeyBeyondItsTime: a server that lags keeps keys alive for longer.
+func TestOldKeyBeyondItsTime(t *testing.T) {
 	f := rolledOver(time.Now())
 	f.rings[0].Policy.MaxSession = "30m"
 	_, page := signedIn(t, f).get("/")
-	wantText(t, page, "due since "+console.When(f.history["sso"][2].At.Add(35*time.Minute), time.Now()))
+	wantText(t, page, "end not before "+console.When(f.history["sso"][2].At.Add(35*time.Minute), time.Now()))
 }
 
 func TestStoreWithoutRings(t *testing.T) {

@@ -50,14 +50,10 @@ type keyView struct {
 	Role, Word                string
 	KID                       string
 	Seals, Pending, Destroyed bool
-	Made, From, To, End       moment // End: destroyed, or kept until
+	Made, From, To, End       moment // End: destroyed, or kept until then at least
 	Spans                     []span
 	EndX                      string // of a destroyed key
 }
-
-// Due reports whether the time for which an old key must be kept is over: it is
-// destroyed as soon as every server has confirmed what replaced it.
-func (k keyView) Due() bool { return !k.Destroyed && !k.End.IsZero() && k.End.t.Before(k.End.now) }
 
 // bars are a key's time line.
 type bars struct {
@@ -146,8 +142,9 @@ func dynamicTimes(ring adminapi.Ring, p past) []time.Time {
 	return times
 }
 
-// keptUntil is how long an old key is kept at the least. A ring that keeps a number
-// of old keys destroys them when it rolls over, whenever that will be.
+// keptUntil is how long an old key is kept at the least: longer where a server has
+// not confirmed what replaced it, or where max_session was longer once. A ring that
+// keeps a number of old keys destroys them when it rolls over, whenever that will be.
 func keptUntil(p adminapi.Policy, role string, l life) time.Time {
 	session, err := time.ParseDuration(p.MaxSession)
 	if role != keystore.Old.String() || l.to.IsZero() || p.Retain != keystore.RetainAuto.String() || err != nil {
