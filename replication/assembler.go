@@ -101,6 +101,7 @@ type origin struct {
 	state    *events.State // of every record there is
 	hashAt   func(keystore.N) (events.Hash, bool)
 	held     func(key string) ([]byte, bool)
+	keys     []string // of all values that are held
 	applied  keystore.N
 	position events.Revision
 	boundary bool
@@ -117,6 +118,11 @@ func newAssembler(o origin) *assembler {
 		want, _ := a.state.Expect(key)
 		if value, held := o.held(key); !held || events.HashOf(value) != want {
 			a.outstanding[key] = true
+		}
+	}
+	for _, key := range o.keys {
+		if _, live := a.state.Expect(key); !live {
+			a.part.deletes[key] = true // by an event that is in the log and was not shown
 		}
 	}
 	if len(a.outstanding) > 0 {

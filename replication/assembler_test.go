@@ -367,3 +367,27 @@ func TestHaltOfMissingMaterialEndsWithTheKey(t *testing.T) {
 		t.Errorf("alarms = %v, want none: the key that was missing is destroyed", s.alarms)
 	}
 }
+
+// A reader that was away for long crashes while it catches up, after events that
+// destroy keys were written and before they are shown: what it still held of those
+// keys goes, when they do.
+func TestDestroyedKeysDoNotLingerOverACrash(t *testing.T) {
+	p := NewPen(t)
+	p.Commit(t, CreateRing(t, "sso"))
+	s := newShelf(p.Pin)
+	a := s.assembler()
+	s.follow(t, a, p)
+	for range stageRecords + 10 {
+		p.Commit(t, Roll(t, "sso", ""))
+	}
+	for _, e := range p.Newest(a.position + 1) {
+		if s.take(t, a, e); len(s.records) >= stageRecords {
+			break
+		}
+	}
+	if s.state.N() != 2 {
+		t.Fatalf("shown = %d, want still 2", s.state.N())
+	}
+	s.follow(t, s.assembler(), p)
+	whole(t, s, p)
+}

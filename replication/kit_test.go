@@ -284,6 +284,7 @@ func (s *shelf) assembler() *assembler {
 	return newAssembler(origin{
 		pin: s.pin, state: s.scratch.Clone(), applied: s.state.N(), position: s.cursor, boundary: s.boundary, head: s.head,
 		held: func(key string) ([]byte, bool) { v, ok := s.values[key]; return v, ok },
+		keys: slices.Collect(maps.Keys(s.values)),
 		hashAt: func(n keystore.N) (events.Hash, bool) {
 			if n == 0 || int(n) > len(s.records) {
 				return events.Hash{}, false

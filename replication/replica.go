@@ -278,7 +278,7 @@ func (r *Replica) hashAt(n keystore.N) (events.Hash, bool) {
 
 func (r *Replica) newAssembler() *assembler {
 	return newAssembler(origin{
-		pin: r.pin, state: r.scratch, hashAt: r.hashAt, held: r.Value,
+		pin: r.pin, state: r.scratch, hashAt: r.hashAt, held: r.Value, keys: slices.Collect(maps.Keys(r.values)),
 		applied: r.header.Applied, position: r.header.Cursor, boundary: r.header.Boundary,
 		head: r.Revision(events.HeadKey),
 	})
