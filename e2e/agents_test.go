@@ -2,11 +2,22 @@ package e2e
 
 import (
 	"bytes"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
+	"errors"
 	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -31,8 +42,9 @@ func (a *foreignAgent) last() (ringView, error) {
 	return ringView{}, fmt.Errorf("%s printed no ring yet:\n%s", a.name, a.output)
 }
 
-// startForeignAgents runs each agent in each way, straight and through a proxy.
-func startForeignAgents(t *testing.T, s *site, proxy *nginx) []*foreignAgent {
+// startForeignAgents runs each agent in each way over each route; nil is the straight
+// one.
+func startForeignAgents(t *testing.T, s *site, routes map[string]*front) []*foreignAgent {
 	t.Helper()
 	programs := map[string]string{"python": "agent.py", "node": "agent.mjs"}
 	var agents []*foreignAgent
@@ -43,11 +55,11 @@ func startForeignAgents(t *testing.T, s *site, proxy *nginx) []*foreignAgent {
 		}
 		interpreter := tool(t, map[string]string{"python": "python3", "node": "node"}[language])
 		for _, way := range [][]string{{"stream"}, {"poll", "1"}} {
-			for _, route := range []string{"direct", "nginx"} {
+			for route, through := range routes {
 				a := &foreignAgent{name: strings.Join([]string{language, way[0], route}, "-"), output: new(transcript)}
 				hostFile := s.host(t, a.name)
-				if route == "nginx" {
-					hostFile = proxy.hostFile(t, hostFile)
+				if through != nil {
+					hostFile = through.hostFile(t, hostFile)
 				}
 				start(t, a.output, "", append([]string{interpreter, program, hostFile}, way[1:]...)...)
 				agents = append(agents, a)
@@ -71,7 +83,8 @@ func TestAgentsFromTheSpec(t *testing.T) {
 			t.Log(s.output)
 		}
 	}()
-	agents := startForeignAgents(t, s, startNginx(t, s, readHostFile(t, hostFile).CA))
+	agents := startForeignAgents(t, s, map[string]*front{
+		"direct": nil, "nginx": startNginx(t, s, readHostFile(t, hostFile).CA)})
 	s.awaitForeign(t, agents)
 	keys.collect(t, 1)
 	for i := range 3 {
@@ -120,4 +133,73 @@ func (s *site) awaitForeign(t *testing.T, agents []*foreignAgent) {
 			return nil
 		})
 	}
+}
+
+// TestForeignAgentsRefuse: the same agents take nothing from one who changes a single
+// character of what is sealed, and all of it as soon as nobody does.
+func TestForeignAgentsRefuse(t *testing.T) {
+	s := startSite(t)
+	var tampers atomic.Bool
+	tampers.Store(true)
+	agents := startForeignAgents(t, s, map[string]*front{
+		"tampered": startTampering(t, s, readHostFile(t, s.host(t, "probe")).CA, &tampers)})
+	for _, a := range agents {
+		eventually(t, a.name+" refuses", func() error {
+			if a.output.String() == "" {
+				return errors.New("it has said nothing yet")
+			}
+			return nil
+		})
+	}
+	for _, a := range agents {
+		if got, err := a.last(); err == nil {
+			t.Errorf("%s took version %d from one who tampers:\n%s", a.name, got.Version, a.output)
+		}
+	}
+	tampers.Store(false)
+	s.awaitForeign(t, agents)
+}
+
+// startTampering puts a front before the site that changes one character of each
+// message, as long as on is set.
+func startTampering(t *testing.T, s *site, feedCA string, on *atomic.Bool) *front {
+	t.Helper()
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM([]byte(feedCA)) {
+		t.Fatal("the host file's ca holds no certificate")
+	}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableCompression: true}
+	server := httptest.NewUnstartedServer(&httputil.ReverseProxy{
+		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(&url.URL{Scheme: "https", Host: s.feed}) },
+		Transport:     transport,
+		FlushInterval: -1,
+		ErrorLog:      log.New(io.Discard, "", 0), // agents go away while it copies
+		ModifyResponse: func(r *http.Response) error {
+			r.Body = &tampered{ReadCloser: r.Body, on: on}
+			return nil
+		},
+	})
+	server.TLS = &tls.Config{MinVersion: tls.VersionTLS13}
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	t.Cleanup(func() { server.CloseClientConnections(); server.Close(); transport.CloseIdleConnections() })
+	return &front{url: server.URL, ca: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})}
+}
+
+// tampered is a body of which each sealed message is changed.
+type tampered struct {
+	io.ReadCloser
+	on *atomic.Bool
+}
+
+func (b *tampered) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if at := bytes.Index(p[:n], []byte(`"ct":"`)); b.on.Load() && at >= 0 && at+30 < n {
+		if c := &p[at+30]; *c == 'A' {
+			*c = 'B'
+		} else {
+			*c = 'A'
+		}
+	}
+	return n, err
 }

@@ -31,20 +31,20 @@ func tool(tb testing.TB, name string) string {
 	return ""
 }
 
-// An nginx is a real one between agents and a policy server: it ends TLS with a
-// certificate of its own and speaks TLS again to the feed.
-type nginx struct {
+// A front stands between agents and a policy server: it ends TLS with a certificate of
+// its own and speaks TLS again to the feed.
+type front struct {
 	url string
 	ca  []byte // PEM: its certificate
 }
 
-// startNginx puts an nginx before the site. more are lines for its location: without
+// startNginx puts a real nginx before the site. more are lines for its location: without
 // any, everything is as nginx has it by default, buffering too, but what TLS 1.3 and
 // the check of the feed's certificate need.
-func startNginx(tb testing.TB, s *site, feedCA string, more ...string) *nginx {
+func startNginx(tb testing.TB, s *site, feedCA string, more ...string) *front {
 	tb.Helper()
 	dir, address := tb.TempDir(), freeAddress(tb)
-	n := &nginx{url: "https://" + address}
+	n := &front{url: "https://" + address}
 	key := filepath.Join(dir, "key.pem")
 	n.ca = writeCertificate(tb, filepath.Join(dir, "cert.pem"), key)
 	write(tb, filepath.Join(dir, "feed-ca.pem"), feedCA)
@@ -75,8 +75,8 @@ http {
 	return n
 }
 
-// hostFile writes a copy of a host file that leads to the nginx and nowhere else.
-func (n *nginx) hostFile(tb testing.TB, file string) string {
+// hostFile writes a copy of a host file that leads to the front and nowhere else.
+func (n *front) hostFile(tb testing.TB, file string) string {
 	tb.Helper()
 	h := readHostFile(tb, file)
 	path := filepath.Join(tb.TempDir(), filepath.Base(file))
