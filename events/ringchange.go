@@ -216,6 +216,7 @@ func (p *packer) ref(key string, ref keystore.EventRef) {
 func DecodeRing(value []byte) (keystore.Ring, error) {
 	r := valueReader(value)
 	var ring keystore.Ring
+	hasPolicy := false
 	for f := r.fields(); f.next(); {
 		switch string(f.key) {
 		case "changed":
@@ -231,7 +232,7 @@ func DecodeRing(value []byte) (keystore.Ring, error) {
 		case "name":
 			ring.Name = keystore.RingName(f.name())
 		case "policy":
-			ring.Policy = f.policy()
+			ring.Policy, hasPolicy = f.policy(), true
 		case "rolled":
 			ring.Rolled = f.time()
 		case "version":
@@ -242,6 +243,9 @@ func DecodeRing(value []byte) (keystore.Ring, error) {
 	}
 	if err := r.end(); err != nil {
 		return keystore.Ring{}, fmt.Errorf("ring: %w", err)
+	}
+	if !hasPolicy {
+		return keystore.Ring{}, malformed("ring: no policy") // it is packed even when it is empty
 	}
 	return ring, nil
 }
