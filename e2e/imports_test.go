@@ -68,7 +68,7 @@ var layers = []layer{
 	{folder: "agentfeed/feedtest", own: []string{"keystore", "keystore/secretfile", "agentfeed", "agentfeed/hub"}},
 	{
 		folder:  "agentfeed/sidecar",
-		own:     []string{"keystore", "keystore/secretfile", "agentfeed"},
+		own:     []string{"keystore", "keystore/secretfile", "agentfeed", "agentfeed/conformance"},
 		tests:   []string{"agentfeed/feedtest"},
 		modules: []string{"github.com/goccy/go-yaml", "github.com/spf13/cobra"},
 	},

@@ -111,7 +111,7 @@ func rootCommand(env Env) *cobra.Command {
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, err.Error()) })
-	root.AddCommand(runCommand(env), fetchCommand(env), statusCommand(env))
+	root.AddCommand(runCommand(env), fetchCommand(env), statusCommand(env), conformanceCommand(env))
 	return root
 }
 

@@ -24,6 +24,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
+			env.Setenv("FEED", server.URL())
 			return os.WriteFile(env.WorkDir+"/web-1.yaml", content, 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
