@@ -121,7 +121,7 @@ func TestTwoLedgersOverRestarts(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
-	dir, key := t.TempDir(), replication.NewKey(t)
+	dir, key := storeDir(t), replication.NewKey(t)
 	stores := []*store{
 		{pin: replication.Pin{Kind: events.Keys, Store: "main", Epoch: 1}, decide: rollOrCreate(t)},
 		{pin: replication.Pin{Kind: events.Hosts, Store: "main", Epoch: 1}, decide: registerNext(t)},

@@ -196,7 +196,7 @@ func checkEvents(t *testing.T, l *ledger.Ledger, n int) *events.State {
 // again on one directory: what was acknowledged is there, what was in doubt is
 // whole or not there, and what was surely not stored is not.
 func TestCoreKilled(t *testing.T) {
-	dir := t.TempDir()
+	dir := storeDir(t)
 	w := newWriter(t)
 	for round := range 4 {
 		core := play(t, "core", dir)

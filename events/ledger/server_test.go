@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -38,7 +39,7 @@ func within(t testing.TB) context.Context {
 func startServer(t testing.TB, change func(*server.Options)) *server.Server {
 	t.Helper()
 	opts := &server.Options{
-		ServerName: "core-1", Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(),
+		ServerName: "core-1", Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: storeDir(t),
 		JetStreamMaxStore: 256 << 20, JetStreamMaxMemory: 64 << 20, NoSigs: true, NoLog: true,
 	}
 	if change != nil {
@@ -57,6 +58,32 @@ func startServer(t testing.TB, change func(*server.Options)) *server.Server {
 		t.Fatal("the server is not ready")
 	}
 	return s
+}
+
+// storeDir is a folder for an embedded server. Unlike t.TempDir it bears that the
+// server, stopped with a batch under way, still drops a file or two: it removes the
+// folder as soon as that is over.
+func storeDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "keytide-store-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for deadline := time.Now().Add(20 * time.Second); ; <-tick.C {
+			err := os.RemoveAll(dir)
+			if err == nil {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	return dir
 }
 
 // connect gives a connection as policy servers use it: nothing is buffered while it
