@@ -206,7 +206,7 @@ func (d *deployment) createRing(ctx context.Context) error {
 		made[m.KID()] = m
 	}
 	err := d.commit(ctx, made, func(*events.State) (keystore.Change, error) {
-		return keystore.Create(benchRing, keystore.DefaultPolicy(), keystore.FirstKeys{
+		return keystore.Create(benchRing, keystore.Policy{MaxSession: time.Hour}, keystore.FirstKeys{
 			Current: keys[0], Future: keys[1], Static: keys[2], SessionTicket: keys[3],
 		})
 	})
