@@ -13,7 +13,7 @@ test:
 	.ci/lint
 	.ci/test
 
-# A few seconds of every fuzz target.
+# Some thousand inputs to every fuzz target.
 fuzz:
 	.ci/fuzz
 
