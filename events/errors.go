@@ -18,6 +18,9 @@ var (
 	ErrForked = errors.New("follows another history")
 	// ErrNotMember: an event by a server that is not a member.
 	ErrNotMember = errors.New("not by a member")
+	// ErrForgotten: an event, beacon or record by a server that was forgotten. It is
+	// ErrNotMember too.
+	ErrForgotten = errors.New("by a forgotten server")
 	// ErrSignature: a signature that is not by the key of the member it names.
 	ErrSignature = errors.New("wrong signature")
 	// ErrUnknownType: an event type that this program does not know; it is an

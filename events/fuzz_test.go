@@ -38,6 +38,9 @@ func FuzzState(f *testing.F) {
 		}
 		f.Add(uint16(e.Type), e.Payload, true)
 	}
+	for _, c := range []events.ServerChange{invited("ps-2"), joined("ps-2", other), excluded("ps-1"), returned("ps-1"), forgotten("ps-1")} {
+		f.Add(uint16(c.Type), h.server(c).Payload, c.Type == events.TypeServerInvited)
+	}
 	f.Fuzz(func(t *testing.T, kind uint16, payload []byte, keys bool) {
 		h := newHistory(t, map[bool]events.Kind{true: events.Keys, false: events.Hosts}[keys])
 		rec, err := events.Sign(h.event(events.Type(kind), payload), private)
@@ -63,16 +66,17 @@ func fuzzCodec(f *testing.F, name string) {
 	f.Fatalf("no codec %s", name)
 }
 
-func FuzzGenesis(f *testing.F)    { fuzzCodec(f, "genesis") }
-func FuzzRingChange(f *testing.F) { fuzzCodec(f, "ring_change") }
-func FuzzHostChange(f *testing.F) { fuzzCodec(f, "host_change") }
-func FuzzRing(f *testing.F)       { fuzzCodec(f, "ring") }
-func FuzzHost(f *testing.F)       { fuzzCodec(f, "host") }
-func FuzzMaterial(f *testing.F)   { fuzzCodec(f, "material") }
-func FuzzKSK(f *testing.F)        { fuzzCodec(f, "ksk") }
-func FuzzHead(f *testing.F)       { fuzzCodec(f, "head") }
-func FuzzServer(f *testing.F)     { fuzzCodec(f, "server") }
-func FuzzBeacon(f *testing.F)     { fuzzCodec(f, "beacon") }
+func FuzzGenesis(f *testing.F)      { fuzzCodec(f, "genesis") }
+func FuzzRingChange(f *testing.F)   { fuzzCodec(f, "ring_change") }
+func FuzzHostChange(f *testing.F)   { fuzzCodec(f, "host_change") }
+func FuzzServerChange(f *testing.F) { fuzzCodec(f, "server_change") }
+func FuzzRing(f *testing.F)         { fuzzCodec(f, "ring") }
+func FuzzHost(f *testing.F)         { fuzzCodec(f, "host") }
+func FuzzMaterial(f *testing.F)     { fuzzCodec(f, "material") }
+func FuzzKSK(f *testing.F)          { fuzzCodec(f, "ksk") }
+func FuzzHead(f *testing.F)         { fuzzCodec(f, "head") }
+func FuzzServer(f *testing.F)       { fuzzCodec(f, "server") }
+func FuzzBeacon(f *testing.F)       { fuzzCodec(f, "beacon") }
 
 func FuzzKey(f *testing.F) {
 	for _, key := range []string{"log.1", "ring.sso", "host.web-1", "material.00000000000000a1", "ksk.00000000000000a1", "head", "server.ps-1", "beacon"} {

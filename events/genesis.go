@@ -19,13 +19,6 @@ type Genesis struct {
 	Dev        bool           `json:"dev"`        // a development store
 }
 
-// A Member is a policy server that may sign events.
-type Member struct {
-	ID        string            `json:"id"`
-	Region    string            `json:"region"`
-	PublicKey ed25519.PublicKey `json:"public_key"`
-}
-
 // Encode packs the payload. The error wraps keystore.ErrInvalid.
 func (g Genesis) Encode() ([]byte, error) {
 	if err := g.check(); err != nil {
@@ -38,6 +31,7 @@ func (g Genesis) Encode() ([]byte, error) {
 	p.field("founder")
 	founder := p.begin()
 	p.name("id", g.Founder.ID)
+	p.bin("p256_key", g.Founder.P256Key, p256KeySize)
 	p.fixed("public_key", g.Founder.PublicKey)
 	p.name("region", g.Founder.Region)
 	p.end(founder)
@@ -64,10 +58,8 @@ func (g Genesis) check() error {
 		return invalid("kind %d", uint8(g.Kind))
 	case g.Epoch == 0, g.StoreID == [16]byte{}, g.KSK == keystore.KID{}, g.Membership == keystore.KID{}:
 		return invalid("epoch, store id, key store key or membership key is missing")
-	case len(g.Founder.PublicKey) != ed25519.PublicKeySize:
-		return invalid("public key of %d bytes", len(g.Founder.PublicKey))
 	}
-	return nil
+	return g.Founder.checkKeys()
 }
 
 // DecodeGenesis takes the payload of event 1 apart. The error wraps ErrMalformed.
@@ -111,6 +103,8 @@ func (f *fields) member() Member {
 		switch string(in.key) {
 		case "id":
 			m.ID = in.name()
+		case "p256_key":
+			m.P256Key = in.bin(p256KeySize)
 		case "public_key":
 			m.PublicKey = make(ed25519.PublicKey, ed25519.PublicKeySize)
 			in.fixed(m.PublicKey)

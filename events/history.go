@@ -40,11 +40,12 @@ type Verified struct {
 }
 
 // Verify checks a whole history without folding it: every record's form, n and
-// prev, the genesis against pin (unless that is zero), and the newest signature.
+// prev, that a member wrote it, the genesis against pin (unless that is zero), and
+// the newest signature.
 // What it proved up to the first fault is returned with the error, which is a
 // *HistoryError. An empty history is refused with ErrNotNext.
 func Verify(records iter.Seq2[Record, error], pin Hash) (Verified, error) {
-	c := chain{members: map[string]Member{}}
+	c := chain{members: newMembers()}
 	for rec, err := range records {
 		if err == nil {
 			err = c.add(rec, pin)
@@ -58,7 +59,7 @@ func Verify(records iter.Seq2[Record, error], pin Hash) (Verified, error) {
 	}
 	v, err := parse(c.newest)
 	if err == nil {
-		err = verify(&v, c.members)
+		err = c.members.verify(&v)
 	}
 	if err != nil {
 		return Verified{}, &HistoryError{N: c.proved.Head.N, Err: err}
@@ -77,7 +78,7 @@ func (e *HistoryError) Unwrap() error { return e.Err }
 
 type chain struct {
 	newest  Record // the chain's own copy
-	members map[string]Member
+	members members
 	proved  Verified
 }
 
@@ -102,14 +103,29 @@ func (c *chain) add(rec Record, pin Hash) error {
 	}
 	hash := rec.Hash()
 	if v.n == 1 {
-		if err := c.begin(&v, hash, pin); err != nil {
-			return err
-		}
+		err = c.begin(&v, hash, pin)
+	} else {
+		err = c.next(&v)
+	}
+	if err != nil {
+		return err
 	}
 	c.newest = append(c.newest[:0], rec...)
 	c.proved.Events++
 	c.proved.Head.N, c.proved.Head.Hash = v.n, hash
 	return nil
+}
+
+// next follows who is a member.
+func (c *chain) next(v *view) error {
+	if _, err := c.members.author(v); err != nil || !v.typ.ofServers() {
+		return err
+	}
+	change, err := c.members.decideServer(v, c.proved.Genesis.Kind)
+	if err == nil {
+		c.members.carryOut(change, v)
+	}
+	return err
 }
 
 func (c *chain) begin(v *view, hash, pin Hash) error {
@@ -123,10 +139,10 @@ func (c *chain) begin(v *view, hash, pin Hash) error {
 	if err != nil {
 		return err
 	}
-	c.members[g.Founder.ID] = g.Founder
-	if err := verify(v, c.members); err != nil {
+	if err := g.Founder.verify(v); err != nil {
 		return err
 	}
+	c.members.found(g)
 	c.proved.Genesis, c.proved.Head.Epoch = g, g.Epoch
 	return nil
 }

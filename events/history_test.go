@@ -55,7 +55,7 @@ type history struct {
 func genesis(kind events.Kind) events.Genesis {
 	return events.Genesis{
 		Store: "main", StoreID: [16]byte{1, 2, 3}, Kind: kind, Epoch: 1, KSK: kid(0xf1), Membership: kid(0xf2),
-		Founder: events.Member{ID: "ps-1", Region: "eu", PublicKey: public}, Dev: true,
+		Founder: events.Member{ID: "ps-1", Region: "eu", PublicKey: public, P256Key: p256("ps-1")}, Dev: true,
 	}
 }
 

@@ -21,7 +21,7 @@ type State struct {
 	n        keystore.N
 	hash     Hash
 	genesis  Genesis
-	members  map[string]Member
+	members  members
 	rings    map[keystore.RingName]keystore.Ring
 	hosts    map[string]host.Host
 	live     live // the hashes of the live values
@@ -31,7 +31,7 @@ type State struct {
 // NewState returns the state before event 1.
 func NewState() *State {
 	return &State{
-		members: map[string]Member{},
+		members: newMembers(),
 		rings:   map[keystore.RingName]keystore.Ring{},
 		hosts:   map[string]host.Host{},
 		live:    newLive(),
@@ -42,7 +42,7 @@ func NewState() *State {
 func (s *State) Clone() *State {
 	c := *s
 	c.newest = slices.Clone(s.newest)
-	c.members, c.rings, c.hosts = maps.Clone(s.members), maps.Clone(s.rings), maps.Clone(s.hosts)
+	c.members, c.rings, c.hosts = s.members.clone(), maps.Clone(s.rings), maps.Clone(s.hosts)
 	c.live, c.requests = s.live.clone(), s.requests.clone()
 	return &c
 }
@@ -59,15 +59,20 @@ func (s *State) Genesis() Genesis { return s.genesis }
 // Head returns what the ledger's head must say.
 func (s *State) Head() Head { return Head{Epoch: s.genesis.Epoch, N: s.n, Hash: s.hash} }
 
-// Member returns the member with this id.
+// Member returns the member with this id, forgotten ones included.
 func (s *State) Member(id string) (Member, bool) {
-	m, ok := s.members[id]
+	m, ok := s.members.byID[id]
 	return m, ok
 }
 
-// Members returns the members, sorted by id.
-func (s *State) Members() []Member {
-	return slices.SortedFunc(maps.Values(s.members), func(a, b Member) int { return cmp.Compare(a.ID, b.ID) })
+// Members returns the members, sorted by id, forgotten ones included.
+func (s *State) Members() []Member { return s.members.all() }
+
+// Invitation returns the invitation of the server with this id, unless it has
+// joined by it. It may have expired.
+func (s *State) Invitation(id string) (Invitation, bool) {
+	i, ok := s.members.invited[id]
+	return i, ok
 }
 
 // Ring returns the ring of this name.
@@ -135,7 +140,7 @@ func (s *State) VerifyNewest() error {
 	}
 	v, err := parse(s.newest)
 	if err == nil {
-		err = verify(&v, s.members)
+		err = s.members.verify(&v)
 	}
 	return atEvent(s.n, err)
 }
@@ -166,12 +171,14 @@ func (s *State) applyView(v *view, signed bool) error {
 	if err != nil {
 		return err
 	}
-	if signed {
-		members := s.members
-		if v.n == 1 {
-			members = map[string]Member{st.genesis.Founder.ID: st.genesis.Founder}
+	author := st.genesis.Founder
+	if v.n > 1 {
+		if author, err = s.members.author(v); err != nil {
+			return err
 		}
-		if err := verify(v, members); err != nil {
+	}
+	if signed {
+		if err := author.verify(v); err != nil {
 			return err
 		}
 	}
@@ -190,11 +197,17 @@ func follows(v *view, n keystore.N, hash Hash) error {
 	return nil
 }
 
-func verify(v *view, members map[string]Member) error {
-	m, ok := members[string(v.server)]
+// verify checks the newest event's signature. Its author may be the server that it
+// made forgotten.
+func (m members) verify(v *view) error {
+	author, ok := m.byID[string(v.server)]
 	if !ok {
 		return fmt.Errorf("%w: server %q", ErrNotMember, string(v.server))
 	}
+	return author.verify(v)
+}
+
+func (m Member) verify(v *view) error {
 	if err := v.rec.Verify(m.PublicKey); err != nil {
 		return fmt.Errorf("%w: server %s", err, m.ID)
 	}
@@ -206,6 +219,7 @@ type step struct {
 	genesis Genesis
 	ring    keystore.Ring // zero: none
 	host    host.Host     // zero: none
+	server  ServerChange  // zero: none
 }
 
 // decide judges an event without changing the state.
@@ -228,6 +242,8 @@ func (s *State) decide(v *view) (step, error) {
 		err = decideVoid(v)
 	case TypeHostRegistered, TypeHostRevoked:
 		st.host, err = s.decideHost(v)
+	case TypeServerInvited, TypeServerJoined, TypeServerExcluded, TypeServerReturned, TypeServerForgotten:
+		st.server, err = s.members.decideServer(v, s.genesis.Kind)
 	default:
 		st.ring, err = s.decideRing(v)
 	}
@@ -265,6 +281,18 @@ func decideVoid(v *view) error {
 		return unfit("a void event with %d effects", v.effectCount)
 	}
 	return misfit(r.end())
+}
+
+// decideServer judges an event of the members. It writes nothing beside itself.
+func (m members) decideServer(v *view, kind Kind) (ServerChange, error) {
+	c, err := DecodeServerChange(v.typ, v.payload)
+	if err != nil {
+		return ServerChange{}, misfit(err)
+	}
+	if v.effectCount != 0 {
+		return ServerChange{}, unfit("%s with %d effects", v.typ, v.effectCount)
+	}
+	return c, m.decide(c, v, kind)
 }
 
 func (s *State) decideRing(v *view) (keystore.Ring, error) {
@@ -309,9 +337,11 @@ func (s *State) decideHost(v *view) (host.Host, error) {
 
 func (v *view) ref() keystore.EventRef {
 	return keystore.EventRef{
-		N: v.n, ID: ulid.ULID(v.id).String(), Type: v.typ.String(), At: time.UnixMilli(int64(v.at)).UTC(),
+		N: v.n, ID: ulid.ULID(v.id).String(), Type: v.typ.String(), At: v.time(),
 	}
 }
+
+func (v *view) time() time.Time { return time.UnixMilli(int64(v.at)).UTC() }
 
 // carryOut does what decide decided. Nothing here can fail.
 func (s *State) carryOut(v *view, st step) {
@@ -320,11 +350,13 @@ func (s *State) carryOut(v *view, st step) {
 	switch {
 	case v.n == 1:
 		s.genesis = st.genesis
-		s.members[st.genesis.Founder.ID] = st.genesis.Founder
+		s.members.found(st.genesis)
 	case !st.ring.IsZero():
 		s.rings[st.ring.Name] = st.ring
 	case !st.host.IsZero():
 		s.hosts[st.host.Name] = st.host
+	case st.server.Type != 0:
+		s.members.carryOut(st.server, v)
 	}
 	s.live.carryOut(v.effects)
 	if v.typ != TypeVoid && len(v.request) > 0 {

@@ -6,20 +6,27 @@ import "fmt"
 type Type uint16
 
 const (
-	TypeGenesis        Type = 1  // the ledger begins
-	TypeVoid           Type = 2  // nothing; takes an n so that no other event can
-	TypeRingCreated    Type = 10 // keystore.Created
-	TypeRingPolicySet  Type = 11 // keystore.PolicySet
-	TypeRollover       Type = 12 // keystore.RolledOver
-	TypeKeysDestroyed  Type = 13 // keystore.KeysDestroyed
-	TypeHostRegistered Type = 30 // host.Registered
-	TypeHostRevoked    Type = 31 // host.Revoked
+	TypeGenesis         Type = 1  // the ledger begins
+	TypeVoid            Type = 2  // nothing; takes an n so that no other event can
+	TypeServerInvited   Type = 4  // a server may join, once
+	TypeServerJoined    Type = 5  // it is a member
+	TypeServerExcluded  Type = 6  // nothing waits for it until it returns
+	TypeServerReturned  Type = 7  // it counts again, by its own word
+	TypeServerForgotten Type = 8  // it is no member any more; its invitation ends
+	TypeRingCreated     Type = 10 // keystore.Created
+	TypeRingPolicySet   Type = 11 // keystore.PolicySet
+	TypeRollover        Type = 12 // keystore.RolledOver
+	TypeKeysDestroyed   Type = 13 // keystore.KeysDestroyed
+	TypeHostRegistered  Type = 30 // host.Registered
+	TypeHostRevoked     Type = 31 // host.Revoked
 	// Reserved: 3 format.
 )
 
 // typeWords is indexed by type; "" stands for no type.
 var typeWords = [...]string{
 	TypeGenesis: "genesis", TypeVoid: "void",
+	TypeServerInvited: "server_invited", TypeServerJoined: "server_joined", TypeServerExcluded: "server_excluded",
+	TypeServerReturned: "server_returned", TypeServerForgotten: "server_forgotten",
 	TypeRingCreated: "ring_created", TypeRingPolicySet: "ring_policy_set",
 	TypeRollover: "rollover", TypeKeysDestroyed: "keys_destroyed",
 	TypeHostRegistered: "host_registered", TypeHostRevoked: "host_revoked",
@@ -27,6 +34,9 @@ var typeWords = [...]string{
 
 // known reports whether this program knows the type.
 func (t Type) known() bool { return int(t) < len(typeWords) && typeWords[t] != "" }
+
+// ofServers reports whether an event of the type changes who is a member or counts.
+func (t Type) ofServers() bool { return t >= TypeServerInvited && t <= TypeServerForgotten }
 
 // String returns the type's word.
 func (t Type) String() string {
@@ -94,6 +104,9 @@ func (k Kind) holds(t Type) bool {
 	switch {
 	case t == TypeGenesis || t == TypeVoid:
 		return true
+	case t.ofServers():
+		// A policy store's ledger takes over who has joined the key store.
+		return k == Keys || t != TypeServerInvited
 	case t >= TypeRingCreated && t <= TypeKeysDestroyed:
 		return k == Keys
 	case t == TypeHostRegistered || t == TypeHostRevoked:

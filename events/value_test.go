@@ -110,6 +110,9 @@ func codecs(t testing.TB) []codec {
 		{"beacon", must(sampleBeacon().Sign(private)), func(b []byte) ([]byte, error) {
 			return then(events.DecodeBeacon(b))(func(s events.Beacon) ([]byte, error) { return s.Sign(private) })
 		}},
+		{"server_change", must(joined("ps-2", other).Encode()), func(b []byte) ([]byte, error) {
+			return then(events.DecodeServerChange(events.TypeServerJoined, b))(events.ServerChange.Encode)
+		}},
 	}
 }
 

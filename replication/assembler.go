@@ -313,7 +313,7 @@ func (a *assembler) signedByMember(rec events.Record) bool {
 		return false
 	}
 	member, ok := a.state.Member(ev.Server)
-	return ok && rec.Verify(member.PublicKey) == nil
+	return ok && member.Forgotten == 0 && rec.Verify(member.PublicKey) == nil
 }
 
 // stop halts at event n, until a good one stands in its place.

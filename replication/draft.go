@@ -149,7 +149,7 @@ func withDeleted(state events.Put, destroyed []keystore.KID) []events.Put {
 // nothing that it signs otherwise.
 func (m *Member) isMember(s *events.State) bool {
 	member, ok := s.Member(m.id.Server)
-	return ok && member.PublicKey.Equal(m.id.Key.Public())
+	return ok && member.Forgotten == 0 && member.PublicKey.Equal(m.id.Key.Public())
 }
 
 // speaks reports whether this server may say anything in the ledger yet: it has

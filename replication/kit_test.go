@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"crypto/ecdh"
 	"crypto/ed25519"
 	"crypto/rand"
 	"fmt"
@@ -31,7 +32,7 @@ func NewGenesis(tb testing.TB, server string, key ed25519.PrivateKey) FoundConfi
 	tb.Helper()
 	g := events.Genesis{
 		Store: "main", Kind: events.Keys, Epoch: 1, KSK: randomKID(), Membership: randomKID(),
-		Founder: events.Member{ID: server, Region: "eu", PublicKey: key.Public().(ed25519.PublicKey)},
+		Founder: NewMemberOf(tb, server, "eu", key),
 	}
 	rand.Read(g.StoreID[:])
 	ksk, err := events.KSKValue{ID: g.KSK, Slots: [][]byte{[]byte("slot")}}.Encode()
@@ -49,6 +50,16 @@ func NewKey(tb testing.TB) ed25519.PrivateKey {
 		tb.Fatal(err)
 	}
 	return key
+}
+
+// NewMemberOf is how a ledger knows a server, with a P-256 key that nobody keeps.
+func NewMemberOf(tb testing.TB, id, region string, key ed25519.PrivateKey) events.Member {
+	tb.Helper()
+	p256, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return events.Member{ID: id, Region: region, PublicKey: key.Public().(ed25519.PublicKey), P256Key: p256.PublicKey().Bytes()}
 }
 
 // NewPen founds a ledger.

@@ -29,15 +29,28 @@ func orderOf(b events.Beacon) beaconOrder {
 	return beaconOrder{term: b.Term, holder: b.Holder, counter: b.Counter}
 }
 
+// speaker returns the member of this id, whose beacons and record count unless it is
+// forgotten.
+func speaker(s *events.State, id string) (events.Member, error) {
+	switch member, ok := s.Member(id); {
+	case !ok:
+		return events.Member{}, fmt.Errorf("%w: server %q", events.ErrNotMember, id)
+	case member.Forgotten != 0:
+		return events.Member{}, fmt.Errorf("%w: %w: server %s, by event %d", events.ErrNotMember, events.ErrForgotten, id, member.Forgotten)
+	default:
+		return member, nil
+	}
+}
+
 // openBeacon decodes and verifies a beacon. Its order is not judged.
 func openBeacon(s *events.State, value []byte) (events.Beacon, error) {
 	b, err := events.DecodeBeacon(value)
 	if err != nil {
 		return events.Beacon{}, err
 	}
-	member, ok := s.Member(b.Holder)
-	if !ok {
-		return events.Beacon{}, fmt.Errorf("%w: holder %q", events.ErrNotMember, b.Holder)
+	member, err := speaker(s, b.Holder)
+	if err != nil {
+		return events.Beacon{}, err
 	}
 	if err := events.VerifyBeacon(value, member.PublicKey); err != nil {
 		return events.Beacon{}, fmt.Errorf("holder %s: %w", b.Holder, err)
@@ -57,9 +70,9 @@ func openServer(s *events.State, id string, value []byte) (events.ServerRecord, 
 	if rec.ID != id {
 		return events.ServerRecord{}, fmt.Errorf("it is the record of %q", rec.ID)
 	}
-	member, ok := s.Member(id)
-	if !ok {
-		return events.ServerRecord{}, events.ErrNotMember
+	member, err := speaker(s, id)
+	if err != nil {
+		return events.ServerRecord{}, err
 	}
 	if err := events.VerifyServer(value, member.PublicKey); err != nil {
 		return events.ServerRecord{}, err

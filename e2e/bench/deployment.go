@@ -160,9 +160,13 @@ func (d *deployment) member(running context.Context, log replication.Log, pin re
 
 func (d *deployment) found(ctx context.Context, l *ledger.Ledger, key ed25519.PrivateKey) (replication.Pin, error) {
 	membership := seal.Generate()
+	p256, err := seal.P256(seal.GenerateP256())
+	if err != nil {
+		return replication.Pin{}, err
+	}
 	genesis := events.Genesis{
 		Store: benchStore, Kind: events.Keys, Epoch: 1, KSK: d.ksk.ID(), Membership: membership.KID(), Dev: true,
-		Founder: events.Member{ID: benchServer, Region: "eu", PublicKey: key.Public().(ed25519.PublicKey)},
+		Founder: events.Member{ID: benchServer, Region: "eu", PublicKey: key.Public().(ed25519.PublicKey), P256Key: p256.PublicKey().Bytes()},
 	}
 	rand.Read(genesis.StoreID[:])
 	// Nothing here unlocks the store again, so its one slot stands for a slot only by

@@ -2,6 +2,7 @@ package ledger_test
 
 import (
 	"context"
+	"crypto/ecdh"
 	"crypto/ed25519"
 	"fmt"
 	"os"
@@ -21,6 +22,7 @@ import (
 var (
 	private = ed25519.NewKeyFromSeed([]byte("keytide ledger tests' own key 01"))
 	public  = private.Public().(ed25519.PublicKey)
+	p256    = mustP256([]byte("keytide ledger tests' own key 02"))
 	bucket  = events.BucketName(events.Keys, "main", 1)
 	day     = time.Date(2026, 11, 22, 2, 30, 0, 0, time.UTC)
 )
@@ -121,6 +123,14 @@ type writer struct {
 	doubt *ledger.Batch              // whose end is unknown
 }
 
+func mustP256(scalar []byte) []byte {
+	key, err := ecdh.P256().NewPrivateKey(scalar)
+	if err != nil {
+		panic(err)
+	}
+	return key.PublicKey().Bytes()
+}
+
 func newWriter(t testing.TB) *writer {
 	return &writer{t: t, state: events.NewState(), heads: map[string]ledger.Revision{}}
 }
@@ -129,7 +139,7 @@ func (w *writer) genesis() ledger.Batch {
 	w.t.Helper()
 	g := events.Genesis{
 		Store: "main", StoreID: [16]byte{1}, Kind: events.Keys, Epoch: 1, KSK: kid(0xf1), Membership: kid(0xf2),
-		Founder: events.Member{ID: "ps-1", Region: "eu", PublicKey: public},
+		Founder: events.Member{ID: "ps-1", Region: "eu", PublicKey: public, P256Key: p256},
 	}
 	payload, err := g.Encode()
 	if err != nil {

@@ -25,7 +25,7 @@ const (
 	PurposeSessionTicket Purpose = 3 // a ring's session ticket key
 	PurposeHostSecret    Purpose = 4 // a trusted host's shared secret
 	PurposeMembership    Purpose = 5 // a store's membership key
-	PurposeServerKey     Purpose = 6 // a policy server's signing key
+	PurposeServerKey     Purpose = 6 // a policy server's own keys: to sign, and to be sealed to
 )
 
 // An Alg is how material is used. Stored, and authenticated: never renumber.
@@ -34,6 +34,7 @@ type Alg uint8
 const (
 	AlgHKDFSHA256 Alg = 1 // 32 random bytes, the input of HKDF-SHA256
 	AlgEd25519    Alg = 2 // the 32-byte seed of an Ed25519 key (RFC 8032)
+	AlgP256       Alg = 3 // the 32-byte scalar of a P-256 key (SEC 1)
 )
 
 // A Place is where material belongs. It never changes during the material's life,

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"crypto/ecdh"
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
@@ -45,10 +46,11 @@ type identity struct {
 		Keys  string `json:"keys"` // hash of event 1, hexadecimal
 		Hosts string `json:"hosts"`
 	} `json:"genesis"`
-	SigningKey sealedKey `json:"signing_key"`
+	SigningKey sealedKey `json:"signing_key"` // an Ed25519 seed
+	P256Key    sealedKey `json:"p256_key"`    // a scalar; what is for this server alone is sealed to it
 }
 
-// A sealedKey is the server's signing key, an Ed25519 seed sealed under the KSK.
+// A sealedKey is one of the server's own keys, sealed under the KSK.
 type sealedKey struct {
 	KID     keystore.KID `json:"kid"`
 	Created time.Time    `json:"created_at"`
@@ -114,32 +116,64 @@ func (id identity) fits(c Config) error {
 	return errors.Join(faults...)
 }
 
-// place is where the signing key belongs.
-func (id identity) place() seal.Place {
+// place is where one of the server's own keys belongs.
+func (id identity) place(k sealedKey, alg seal.Alg) seal.Place {
 	return seal.Place{
-		Store: id.Store, Owner: "server:" + id.Server, KID: id.SigningKey.KID, Generation: 1,
-		Purpose: seal.PurposeServerKey, Alg: seal.AlgEd25519, Created: id.SigningKey.Created,
+		Store: id.Store, Owner: "server:" + id.Server, KID: k.KID, Generation: 1,
+		Purpose: seal.PurposeServerKey, Alg: alg, Created: k.Created,
 	}
 }
 
-// newSigningKey makes the server's signing key and keeps it, sealed, in id.
-func (id *identity) newSigningKey(ksk *seal.KSK, now time.Time) (ed25519.PrivateKey, error) {
-	seed := seal.Generate()
-	id.SigningKey = sealedKey{KID: seed.KID(), Created: now.UTC().Truncate(time.Millisecond)}
-	record, err := ksk.Seal(id.place(), seed)
-	if err != nil {
-		return nil, err
+// sealKeys keeps the server's own keys in id, sealed.
+func (id *identity) sealKeys(ksk *seal.KSK, keys serverKeys, at time.Time) (err error) {
+	for _, k := range []struct {
+		to  *sealedKey
+		m   keystore.Material
+		alg seal.Alg
+	}{{&id.SigningKey, keys.seed, seal.AlgEd25519}, {&id.P256Key, keys.scalar, seal.AlgP256}} {
+		*k.to = sealedKey{KID: k.m.KID(), Created: at.UTC().Truncate(time.Millisecond)}
+		if k.to.Record, err = ksk.Seal(id.place(*k.to, k.alg), k.m); err != nil {
+			return err
+		}
 	}
-	id.SigningKey.Record = record
-	return signingKey(seed)
+	return nil
 }
 
-func (id identity) openSigningKey(ksk *seal.KSK) (ed25519.PrivateKey, error) {
-	seed, err := ksk.Open(id.place(), id.SigningKey.Record)
+// openKeys opens the server's own keys.
+func (id identity) openKeys(ksk *seal.KSK) (serverKeys, error) {
+	seed, err := ksk.Open(id.place(id.SigningKey, seal.AlgEd25519), id.SigningKey.Record)
 	if err != nil {
-		return nil, fmt.Errorf("signing key of server %s: %w", id.Server, err)
+		return serverKeys{}, fmt.Errorf("signing key of server %s: %w", id.Server, err)
 	}
-	return signingKey(seed)
+	scalar, err := ksk.Open(id.place(id.P256Key, seal.AlgP256), id.P256Key.Record)
+	if err != nil {
+		return serverKeys{}, fmt.Errorf("P-256 key of server %s: %w", id.Server, err)
+	}
+	return serverKeysOf(seed, scalar)
+}
+
+// serverKeys are a policy server's own keys.
+type serverKeys struct {
+	seed, scalar keystore.Material
+	signing      ed25519.PrivateKey
+	p256         *ecdh.PrivateKey
+}
+
+func newServerKeys() (serverKeys, error) { return serverKeysOf(seal.Generate(), seal.GenerateP256()) }
+
+func serverKeysOf(seed, scalar keystore.Material) (k serverKeys, err error) {
+	k.seed, k.scalar = seed, scalar
+	if k.signing, err = signingKey(seed); err == nil {
+		k.p256, err = seal.P256(scalar)
+	}
+	return k, err
+}
+
+// member is how a ledger knows the server with these keys.
+func (k serverKeys) member(id, region string) events.Member {
+	return events.Member{
+		ID: id, Region: region, PublicKey: k.signing.Public().(ed25519.PublicKey), P256Key: k.p256.PublicKey().Bytes(),
+	}
 }
 
 func signingKey(seed keystore.Material) (key ed25519.PrivateKey, err error) {

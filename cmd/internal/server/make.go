@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -138,8 +137,11 @@ func (m *making) ledgers(ctx context.Context) error {
 		return err
 	}
 	m.id.Format, m.id.Epoch, m.id.KSK = identityFormat, 1, ksk.ID()
-	key, err := m.id.newSigningKey(ksk, now())
+	keys, err := newServerKeys()
 	if err != nil {
+		return err
+	}
+	if err := m.id.sealKeys(ksk, keys, now()); err != nil {
 		return err
 	}
 	founding, err := bus.Start(bus.Config{
@@ -148,7 +150,7 @@ func (m *making) ledgers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f := founder{id: m.id, bus: founding, key: key, vault: newVault(m.id.Store, ksk), slot: slot}
+	f := founder{id: m.id, bus: founding, keys: keys, vault: newVault(m.id.Store, ksk), slot: slot}
 	m.id.Genesis.Keys, err = f.found(ctx, events.Keys)
 	if err == nil {
 		m.id.Genesis.Hosts, err = f.found(ctx, events.Hosts)
@@ -160,7 +162,7 @@ func (m *making) ledgers(ctx context.Context) error {
 type founder struct {
 	id    identity
 	bus   *bus.Bus
-	key   ed25519.PrivateKey
+	keys  serverKeys
 	vault *vault
 	slot  []byte
 }
@@ -192,11 +194,11 @@ func (f founder) found(ctx context.Context, kind events.Kind) (string, error) {
 	}
 	genesis := events.Genesis{
 		Store: f.id.Store, Kind: kind, Epoch: f.id.Epoch, KSK: f.id.KSK, Membership: membership.KID(), Dev: f.id.Dev,
-		Founder: events.Member{ID: f.id.Server, Region: f.id.Region, PublicKey: f.key.Public().(ed25519.PublicKey)},
+		Founder: f.keys.member(f.id.Server, f.id.Region),
 	}
 	rand.Read(genesis.StoreID[:])
 	record, err := replication.Found(ctx, log, replication.FoundConfig{
-		Genesis: genesis, Key: f.key, KSK: slots, Membership: sealed, Actor: "keytide", Reason: "founded",
+		Genesis: genesis, Key: f.keys.signing, KSK: slots, Membership: sealed, Actor: "keytide", Reason: "founded",
 	})
 	if err != nil {
 		return "", err

@@ -131,14 +131,14 @@ func (s *site) openLedgers(ctx context.Context, unlock seal.UnlockKey) error {
 	if err != nil {
 		return err
 	}
-	signing, err := s.id.openSigningKey(ksk)
+	own, err := s.id.openKeys(ksk)
 	if err != nil {
 		return err
 	}
-	if s.keys, err = s.member(keys, signing); err != nil {
+	if s.keys, err = s.member(keys, own.signing); err != nil {
 		return err
 	}
-	if s.hosts, err = s.member(hosts, signing); err != nil {
+	if s.hosts, err = s.member(hosts, own.signing); err != nil {
 		return err
 	}
 	return s.openSource(newVault(s.id.Store, ksk))

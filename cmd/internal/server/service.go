@@ -159,7 +159,9 @@ func (s *service) confirmer() func(*events.State) []keystore.Confirmation {
 		members := state.Members()
 		confirmed := make([]keystore.Confirmation, len(members))
 		for i, m := range members {
-			confirmed[i] = keystore.Confirmation{Server: m.ID, Region: m.Region, Applied: applied[m.ID]}
+			confirmed[i] = keystore.Confirmation{
+				Server: m.ID, Region: m.Region, Applied: applied[m.ID], Excluded: m.Excluded != 0, Forgotten: m.Forgotten != 0,
+			}
 		}
 		return confirmed
 	}
