@@ -34,6 +34,7 @@ var layers = []layer{
 	{folder: "keystore/secretfile"},
 	{folder: "keystore/adminapi", own: []string{"keystore"}},
 	{folder: "keystore/host", own: []string{"keystore"}},
+	{folder: "keystore/bundle", own: []string{"keystore"}, modules: []string{"github.com/go-jose/go-jose/v4"}},
 	{folder: "keystore/seal", own: []string{"keystore", "keystore/secretfile"}, modules: []string{"golang.org/x/crypto"}},
 	{
 		folder:  "events",
