@@ -59,6 +59,7 @@ var layers = []layer{
 		folder:  "replication/bus",
 		modules: []string{"github.com/nats-io/nats.go", "github.com/nats-io/nats-server/v2", "golang.org/x/sys"},
 	},
+	{folder: "replication/wan"},
 	{
 		folder: "agentfeed",
 		own:    []string{"keystore", "keystore/secretfile"},
