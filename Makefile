@@ -1,7 +1,7 @@
 # The plain go commands behind these targets work by themselves:
 #   make dev    go run ./cmd/keytide dev
 #   make test   go test ./...
-.PHONY: dev test fuzz bench build
+.PHONY: dev test fuzz bench build build-fips
 
 dev:
 	go run ./cmd/keytide dev
@@ -22,3 +22,7 @@ bench:
 
 build:
 	go build -o bin/ ./cmd/keytide ./cmd/keytide-agent
+
+# With the cryptographic module that holds a certificate, in FIPS 140-3 mode: see deploy/FIPS.md.
+build-fips:
+	GOFIPS140=certified go build -o bin/fips/ ./cmd/keytide ./cmd/keytide-agent

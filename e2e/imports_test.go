@@ -32,7 +32,8 @@ var everything = []string{"keystore/...", "events/...", "replication/...", "agen
 var layers = []layer{
 	{folder: "keystore"},
 	{folder: "keystore/secretfile"},
-	{folder: "keystore/adminapi", own: []string{"keystore"}},
+	{folder: "keystore/fips", own: []string{"keystore"}},
+	{folder: "keystore/adminapi", own: []string{"keystore", "keystore/fips"}},
 	{folder: "keystore/host", own: []string{"keystore"}},
 	{folder: "keystore/bundle", own: []string{"keystore"}, modules: []string{"github.com/go-jose/go-jose/v4"}},
 	{folder: "keystore/seal", own: []string{"keystore", "keystore/secretfile"}, modules: []string{"golang.org/x/crypto"}},
@@ -70,7 +71,7 @@ var layers = []layer{
 	{folder: "agentfeed/feedtest", own: []string{"keystore", "keystore/secretfile", "agentfeed", "agentfeed/hub"}},
 	{
 		folder:  "agentfeed/sidecar",
-		own:     []string{"keystore", "keystore/secretfile", "agentfeed", "agentfeed/conformance"},
+		own:     []string{"keystore", "keystore/secretfile", "keystore/fips", "agentfeed", "agentfeed/conformance"},
 		tests:   []string{"agentfeed/feedtest"},
 		modules: []string{"github.com/goccy/go-yaml", "github.com/spf13/cobra"},
 	},

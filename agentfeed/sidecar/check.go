@@ -11,6 +11,7 @@ import (
 
 	"github.com/keytide/keytide/agentfeed/sidecar/strictyaml"
 	"github.com/keytide/keytide/keystore"
+	"github.com/keytide/keytide/keystore/fips"
 )
 
 // check reports what is wrong with the values.
@@ -22,6 +23,9 @@ func (c *Config) check(report strictyaml.Report) {
 		if _, _, err := net.SplitHostPort(c.Metrics.Listen); err != nil {
 			report("metrics.listen", "want host:port such as 127.0.0.1:7491, not %q", c.Metrics.Listen)
 		}
+	}
+	if err := fips.Check(c.FIPS); err != nil {
+		report("fips", "%v", err)
 	}
 	if len(c.Outputs) == 0 {
 		report("outputs", "is empty; there is nothing to do")

@@ -15,6 +15,8 @@ import (
 
 	"github.com/keytide/keytide/agentfeed"
 	"github.com/keytide/keytide/agentfeed/sidecar/strictyaml"
+	"github.com/keytide/keytide/keystore"
+	"github.com/keytide/keytide/keystore/fips"
 	"github.com/keytide/keytide/keystore/secretfile"
 )
 
@@ -46,6 +48,7 @@ var exits = []struct {
 }{
 	{secretfile.ErrUnsafe, exitRefused},
 	{errUnsafeDir, exitRefused},
+	{keystore.ErrRefused, exitRefused},
 	{errUsage, exitMisuse},
 	{strictyaml.ErrInvalid, exitMisuse},
 	{agentfeed.ErrHostFile, exitMisuse},
@@ -103,7 +106,7 @@ func rootCommand(env Env) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "keytide-agent",
 		Short:         "keeps the key rings of a trusted host for programs beside it",
-		Version:       env.Version,
+		Version:       env.Version + ", FIPS 140-3 " + fips.Running().String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          noArguments,

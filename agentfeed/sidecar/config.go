@@ -31,6 +31,10 @@ type Config struct {
 	// Metrics is where /metrics, /healthz and /readyz are served, in plain HTTP.
 	Metrics Metrics `yaml:"metrics"`
 
+	// FIPS, if it is "required", lets the agent start only with a certified cryptographic
+	// module in FIPS 140-3 mode. If empty, it starts with any.
+	FIPS string `yaml:"fips"`
+
 	// Outputs are the sets of files that the agent keeps.
 	Outputs []Output `yaml:"outputs,required"`
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/keytide/keytide/agentfeed"
+	"github.com/keytide/keytide/keystore/fips"
 )
 
 // retryAfter is how long the agent waits after a file could not be written. The
@@ -38,6 +39,9 @@ func (e *lockedError) Hint() string {
 // run keeps the configured files at the newest rings until ctx ends.
 func run(ctx context.Context, c *Config, env Env) error {
 	log := env.logger()
+	if err := fips.Demand(c.FIPS, fips.Running()); err != nil {
+		return err
+	}
 	if c.StateDir != "" {
 		unlock, err := lock(c.StateDir)
 		if err != nil {

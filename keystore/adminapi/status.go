@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/keytide/keytide/keystore"
+	"github.com/keytide/keytide/keystore/fips"
 )
 
 // Status is the state of a key store as one policy server sees it.
@@ -14,6 +15,7 @@ type Status struct {
 	Servers []Server       `json:"servers"`
 	Rings   []RingStatus   `json:"rings"`
 	Alarms  []Alarm        `json:"alarms,omitempty"`
+	FIPS    fips.Module    `json:"fips"` // of the server that answers
 }
 
 // Server is one policy server.
@@ -27,6 +29,8 @@ type Server struct {
 	Agents        int        `json:"agents"`
 	AgentsBehind  int        `json:"agents_behind"`
 	Why           string     `json:"why,omitempty"` // of a state other than fresh
+	// Fingerprint names the key with which the server signs events and exports.
+	Fingerprint string `json:"fingerprint,omitempty"`
 }
 
 // RingStatus is one ring in the status.

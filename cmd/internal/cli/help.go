@@ -214,7 +214,9 @@ by which event. What is no token at all is misuse (exit code 2).`,
   keytide cookie explain - -o json < token.txt`,
 	},
 	"keytide version": {
-		long:    `Print the program's version.`,
+		long: `Print the program's version, and the cryptographic module that it runs with:
+whether FIPS 140-3 is off, on or enforced, and the module's version. What that
+means: deploy/FIPS.md.`,
 		example: "  keytide version\n  keytide version -o json",
 	},
 }

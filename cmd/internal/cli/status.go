@@ -11,6 +11,7 @@ import (
 
 	"github.com/keytide/keytide/cmd/internal/adminhttp"
 	"github.com/keytide/keytide/keystore/adminapi"
+	"github.com/keytide/keytide/keystore/fips"
 )
 
 func (a *app) statusCommand() *cobra.Command {
@@ -35,7 +36,7 @@ func (a *app) statusCommand() *cobra.Command {
 }
 
 func printStatus(w io.Writer, s adminapi.Status) {
-	fmt.Fprintf(w, "store %s  epoch %d  event %d\n\n", s.Store, s.Epoch, s.N)
+	fmt.Fprintf(w, "store %s  epoch %d  event %d\nFIPS 140-3 %s\n\n", s.Store, s.Epoch, s.N, s.FIPS)
 	servers := make([][]string, len(s.Servers))
 	for i, v := range s.Servers {
 		agents := strconv.Itoa(v.Agents)
@@ -77,11 +78,17 @@ func printAlarm(w io.Writer, a adminapi.Alarm) {
 func milliseconds(ms int64) string { return (time.Duration(ms) * time.Millisecond).String() }
 
 func (a *app) versionCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "version", Short: "Print the program's version", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "version", Short: "Print the program's version and cryptographic module", Args: cobra.NoArgs}
 	out := outputFlag(cmd)
 	cmd.RunE = func(*cobra.Command, []string) error {
-		v := map[string]string{"version": a.Version}
-		return out.print(a.Stdout, v, func(w io.Writer) { fmt.Fprintln(w, "keytide", a.Version) })
+		v := struct {
+			Version string      `json:"version"`
+			FIPS    fips.Module `json:"fips"`
+		}{a.Version, fips.Running()}
+		return out.print(a.Stdout, v, func(w io.Writer) {
+			fmt.Fprintln(w, "keytide", a.Version)
+			fmt.Fprintln(w, "FIPS 140-3", v.FIPS)
+		})
 	}
 	return cmd
 }

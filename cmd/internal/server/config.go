@@ -14,6 +14,7 @@ import (
 	"github.com/keytide/keytide/cmd/internal/adminhttp"
 	"github.com/keytide/keytide/events"
 	"github.com/keytide/keytide/keystore"
+	"github.com/keytide/keytide/keystore/fips"
 	"github.com/keytide/keytide/keystore/seal"
 	"github.com/keytide/keytide/keystore/secretfile"
 )
@@ -30,6 +31,7 @@ type Config struct {
 	Admin   Admin   `yaml:"admin"`
 	Feed    Feed    `yaml:"feed"`
 	Metrics Metrics `yaml:"metrics"`
+	FIPS    string  `yaml:"fips"` // required: only with a certified module in FIPS 140-3 mode; if empty, with any
 
 	nats string // address of the bus for other NATS tools; dev alone sets it
 	dev  bool   // the store must be a development store, and otherwise must not
@@ -126,6 +128,9 @@ func (c *Config) check(report strictyaml.Report) {
 		if _, err := parsePin(pin.value); err != nil {
 			report(pin.path, "%v", err)
 		}
+	}
+	if err := fips.Check(c.FIPS); err != nil {
+		report("fips", "%v", err)
 	}
 	c.checkListeners(report)
 }
@@ -229,7 +234,7 @@ func Check(c Config) error {
 	if identity == nil {
 		identity = id.fits(c)
 	}
-	faults := []error{unlock, tokens, identity}
+	faults := []error{fips.Demand(c.FIPS, fips.Running()), unlock, tokens, identity}
 	for _, l := range []struct{ cert, key string }{{c.Admin.Cert, c.Admin.Key}, {c.Feed.Cert, c.Feed.Key}} {
 		if l.cert != "" {
 			_, err := loadPair(l.cert, l.key)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/keytide/keytide/keystore"
+	"github.com/keytide/keytide/keystore/fips"
 	"github.com/keytide/keytide/keystore/seal"
 	"github.com/keytide/keytide/keystore/secretfile"
 )
@@ -127,7 +128,15 @@ feed:
   listen: %[8]q
 metrics:
   listen: "127.0.0.1:7490"
-`, cfg.Store, cfg.Region, cfg.Server, unlock, id.Genesis.Keys, id.Genesis.Hosts, cfg.Listen, cfg.FeedListen)
+%[9]s`, cfg.Store, cfg.Region, cfg.Server, unlock, id.Genesis.Keys, id.Genesis.Hosts, cfg.Listen, cfg.FeedListen, fipsLine())
+}
+
+// fipsLine keeps a store that was made with a certified module with one.
+func fipsLine() string {
+	if fips.Demand(fips.Required, fips.Running()) != nil {
+		return ""
+	}
+	return "fips: " + fips.Required + "\n"
 }
 
 func (cfg InitConfig) made(id identity) Made {

@@ -19,6 +19,7 @@ import (
 	"github.com/keytide/keytide/cmd/internal/console"
 	"github.com/keytide/keytide/events"
 	"github.com/keytide/keytide/events/ledger"
+	"github.com/keytide/keytide/keystore/fips"
 	"github.com/keytide/keytide/keystore/seal"
 	"github.com/keytide/keytide/replication"
 	"github.com/keytide/keytide/replication/bus"
@@ -55,6 +56,9 @@ func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *site, err error
 			err = errors.Join(err, s.close())
 		}
 	}()
+	if err := fips.Demand(cfg.FIPS, fips.Running()); err != nil {
+		return nil, err
+	}
 	if s.id, err = loadIdentity(cfg.Dir); err != nil {
 		return nil, err
 	}

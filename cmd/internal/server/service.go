@@ -12,6 +12,8 @@ import (
 	"github.com/keytide/keytide/events"
 	"github.com/keytide/keytide/keystore"
 	"github.com/keytide/keytide/keystore/adminapi"
+	"github.com/keytide/keytide/keystore/bundle"
+	"github.com/keytide/keytide/keystore/fips"
 	"github.com/keytide/keytide/keystore/host"
 	"github.com/keytide/keytide/keystore/seal"
 	"github.com/keytide/keytide/replication"
@@ -90,7 +92,7 @@ func (s *service) Status(context.Context) (adminapi.Status, error) {
 	confirmed := s.confirmations()
 	answer := adminapi.Status{
 		Store: s.id.Store, Epoch: s.id.Epoch, N: n,
-		Servers: s.servers(n), Rings: make([]adminapi.RingStatus, len(rings)),
+		Servers: s.servers(n), FIPS: fips.Running(), Rings: make([]adminapi.RingStatus, len(rings)),
 	}
 	for i, r := range rings {
 		answer.Rings[i] = adminapi.RingStatus{Name: string(r.Name), Version: r.Version, HeldBy: behind(r, confirmed)}
@@ -142,7 +144,25 @@ func (s *service) servers(n keystore.N) []adminapi.Server {
 			Agents: int(v.Record.Agents), AgentsBehind: int(v.Record.AgentsBehind),
 		})
 	}
+	s.keys.Replica().Read(func(state *events.State) {
+		for i := range servers {
+			servers[i].Fingerprint = fingerprintOf(state, servers[i].ID)
+		}
+	})
 	return servers
+}
+
+// fingerprintOf names a member's key; empty for who is no member.
+func fingerprintOf(state *events.State, server string) string {
+	member, ok := state.Member(server)
+	if !ok {
+		return ""
+	}
+	name, err := bundle.FingerprintOf(member.PublicKey)
+	if err != nil {
+		return ""
+	}
+	return string(name)
 }
 
 // confirmer returns what every member of a state has confirmed: others by their
