@@ -56,6 +56,7 @@ var layers = []layer{
 			"golang.org/x/sync", "golang.org/x/sys",
 		},
 	},
+	{folder: "replication/backup", own: []string{"keystore", "keystore/host", "events"}},
 	{
 		folder:  "replication/bus",
 		modules: []string{"github.com/nats-io/nats.go", "github.com/nats-io/nats-server/v2", "golang.org/x/sys"},

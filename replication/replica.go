@@ -221,6 +221,14 @@ func (r *Replica) Value(key string) ([]byte, bool) {
 	return value, ok
 }
 
+// Snapshot returns where the state that is shown ends, and every value that lives
+// there. The caller must not change the values.
+func (r *Replica) Snapshot() (events.Head, map[string][]byte) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.state.Head(), maps.Clone(r.values)
+}
+
 // Revision returns the newest revision of a key, whoever wrote it; 0 if it was
 // never written.
 func (r *Replica) Revision(key string) events.Revision {

@@ -62,6 +62,20 @@ func (f *fake) Replay(_ context.Context, _ keystore.RingName, point adminhttp.Po
 func (f *fake) Verify(context.Context) (adminapi.Verification, error) {
 	return adminapi.Verification{}, f.ask("", nil)
 }
+func (f *fake) Backup(_ context.Context, bases adminhttp.Bases, w io.Writer) error {
+	if err := f.ask("", bases); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, "a backup")
+	return err
+}
+func (f *fake) Export(_ context.Context, span adminhttp.Span, w io.Writer) error {
+	if err := f.ask("", span); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, "{}\n")
+	return err
+}
 func (f *fake) Hosts(context.Context) (adminapi.Hosts, error) {
 	return adminapi.Hosts{}, f.ask("", nil)
 }

@@ -50,6 +50,7 @@ func New(cfg Config) http.Handler {
 	a.hosts()
 	a.host()
 	a.audit()
+	a.streams(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, adminapi.Problem{
 			Type: adminapi.ProblemPrefix + "not-found", Title: "Not found", Status: http.StatusNotFound,

@@ -2,6 +2,7 @@ package adminhttp
 
 import (
 	"context"
+	"io"
 	"time"
 
 	"github.com/keytide/keytide/keystore"
@@ -28,6 +29,11 @@ type Reader interface {
 	Replay(ctx context.Context, name keystore.RingName, point Point) (adminapi.Ring, error)
 	Key(ctx context.Context, kid keystore.KID) (adminapi.KeyUses, error)
 	Verify(ctx context.Context) (adminapi.Verification, error)
+	// Backup writes a backup of both ledgers to w, each from its base on.
+	Backup(ctx context.Context, bases Bases, w io.Writer) error
+	// Export writes every event of both ledgers to w as lines of JSON, oldest first,
+	// one ledger after the other.
+	Export(ctx context.Context, span Span, w io.Writer) error
 	Hosts(ctx context.Context) (adminapi.Hosts, error)
 	Host(ctx context.Context, name string) (adminapi.HostShown, error)
 }

@@ -147,15 +147,42 @@ made, what it was, by whom and why. Times are RFC 3339, or how long ago.`,
   keytide replay sso --at 90m`,
 	},
 	"keytide audit": {
-		long:    `Check what the ledgers say of themselves.`,
-		example: "  keytide audit verify",
+		long: `Check what the ledgers say of themselves, and print all of it.`,
+		example: `  keytide audit verify
+  keytide audit export --format csv`,
 	},
 	"keytide audit verify": {
 		long: `Recompute the whole chain of both ledgers from the pinned first event on: every
 event's place, hash and signature, and every value's hash. It fails (exit code
 1) when anything is not what was written, and names the first event that is
-bad.`,
-		example: "  keytide audit verify\n  keytide audit verify -o json",
+bad.
+
+With --from-backup it checks a backup file and needs no server. Increments
+follow their whole backup, in order. That the backup is of this key store shows
+the genesis, which keytide backup prints: compare it with the configuration's.`,
+		example: `  keytide audit verify
+  keytide audit verify -o json
+  keytide audit verify --from-backup monday.ktb --from-backup tuesday.ktb`,
+	},
+	"keytide audit export": {
+		long: `Print every event of both ledgers, one a line, oldest first: when, by whom, why,
+what it changed, its hash and that of the event before. No key bytes are in it.
+The format is lines of JSON, or CSV with a heading; fields are only ever added.
+It fails (exit code 1) where it breaks off: what was printed is then a part.`,
+		example: `  keytide audit export
+  keytide audit export --format csv --since 720h`,
+	},
+	"keytide backup": {
+		long: `Write a backup of the key store and its policy store: every event, and the keys
+as they are stored, encrypted under the key store key. It comes from one
+server's replica; the store goes on meanwhile. With --since it has only what
+came after an earlier backup, which may be an increment itself.
+
+The file is read back before it gets its name, has mode 0600, and never
+replaces another. It opens with an unlock secret of the key store key, which is
+not in it: keep the two apart.`,
+		example: `  keytide backup --out monday.ktb
+  keytide backup --since monday.ktb --out tuesday.ktb`,
 	},
 	"keytide host": {
 		long: `A trusted host is a machine, or a group of them, whose agents get rings. It is
