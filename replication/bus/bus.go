@@ -1,12 +1,3 @@
-// Package bus embeds the NATS server that holds a single-site core.
-//
-// The server runs inside this process with one replica, and listens on no port
-// unless it is told to: clients connect in memory. What would lose data is not a
-// setting: every write is fsynced before it is acknowledged, the store has a size
-// limit (a full disk gives time-outs instead of errors), and the store directory
-// is locked, because a NATS server does not notice a second one on its files.
-//
-// The package knows nothing of ledgers: it opens a server and connections.
 package bus
 
 import (
@@ -46,9 +37,12 @@ type Config struct {
 	// full, writes are refused at once; without a bound below the disk's size
 	// they would time out instead.
 	MaxStore int64
-	// Listen is the address (host:port) on which other NATS tools may connect,
-	// without authentication. If empty, the server has no port at all.
+	// Listen is the address (host:port) on which clients may connect; without
+	// authentication, unless the server is a member of a core. If empty, the server
+	// has no port at all.
 	Listen string
+	// Core makes the server a member of a core. If nil, it stands alone.
+	Core *Core
 	// Logger gets the server's own lines. If nil, they are dropped.
 	Logger *slog.Logger
 }
@@ -69,6 +63,9 @@ func (c Config) check() error {
 			faults = append(faults, err)
 		}
 	}
+	if c.Core != nil {
+		faults = append(faults, c.Core.check(c))
+	}
 	return errors.Join(faults...)
 }
 
@@ -76,11 +73,13 @@ func (c Config) check() error {
 type Bus struct {
 	srv  *server.Server
 	lock *dirLock
+	gate *gate // of a core; nil: there is no authentication
 	done chan struct{}
 }
 
-// Start locks the store directory and starts the server on it. It returns when
-// JetStream is ready. A directory in use gives a *LockedError.
+// Start locks the store directory and starts the server on it. It returns when the
+// server itself is ready; whether a core of several has a quorum is another matter.
+// A directory in use gives a *LockedError, a core's size that is none a *SizeError.
 func Start(cfg Config) (*Bus, error) {
 	if err := cfg.check(); err != nil {
 		return nil, fmt.Errorf("bus: %w", err)
@@ -92,11 +91,16 @@ func Start(cfg Config) (*Bus, error) {
 	if err != nil {
 		return nil, err
 	}
-	srv, err := startServer(cfg)
+	b := &Bus{lock: lock, done: make(chan struct{})}
+	if cfg.Core != nil {
+		b.gate = &gate{}
+		b.gate.set(cfg.Core.Users)
+	}
+	srv, err := startServer(cfg, b.gate)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("bus: store directory %s: %w", cfg.StoreDir, err), lock.release())
 	}
-	b := &Bus{srv: srv, lock: lock, done: make(chan struct{})}
+	b.srv = srv
 	go func() {
 		srv.WaitForShutdown()
 		close(b.done)
@@ -104,14 +108,20 @@ func Start(cfg Config) (*Bus, error) {
 	return b, nil
 }
 
-func startServer(cfg Config) (*server.Server, error) {
+func startServer(cfg Config, gate *gate) (*server.Server, error) {
 	opts, err := options(cfg)
 	if err != nil {
 		return nil, err
 	}
+	if gate != nil {
+		opts.CustomClientAuthentication = gate
+	}
 	srv, err := server.NewServer(opts)
 	if err != nil {
 		return nil, err
+	}
+	if gate != nil {
+		gate.open(srv)
 	}
 	log := newServerLog(cfg.Logger)
 	srv.SetLoggerV2(log, log.debug(), false, false)
@@ -165,6 +175,11 @@ func options(cfg Config) (*server.Options, error) {
 		}
 		opts.Host, opts.Port = host, port
 	}
+	if cfg.Core != nil {
+		if err := cfg.Core.options(cfg, opts); err != nil {
+			return nil, err
+		}
+	}
 	return opts, nil
 }
 
@@ -176,7 +191,7 @@ func splitListen(listen string) (host string, port int, err error) {
 		return "", 0, fmt.Errorf("listen: %w", err)
 	}
 	if host == "" {
-		return "", 0, fmt.Errorf("listen %q: names no host; say which address, for example 127.0.0.1:%s", listen, text)
+		return "", 0, fmt.Errorf("listen %q: names no host; say which address, for example 127.0.0.1:%s, or 0.0.0.0:%s for all", listen, text, text)
 	}
 	n, err := strconv.ParseUint(text, 10, 16)
 	if err != nil {
@@ -222,6 +237,15 @@ func (b *Bus) ClientURL() string {
 		return ""
 	}
 	return b.srv.ClientURL()
+}
+
+// RoutesAddr is where the server waits for the core's other servers; empty if it
+// stands alone.
+func (b *Bus) RoutesAddr() string {
+	if addr := b.srv.ClusterAddr(); addr != nil {
+		return addr.String()
+	}
+	return ""
 }
 
 // Done is closed when the server has stopped, by Close or by itself.
