@@ -35,6 +35,7 @@ var layers = []layer{
 	{folder: "keystore/fips", own: []string{"keystore"}},
 	{folder: "keystore/adminapi", own: []string{"keystore", "keystore/fips"}},
 	{folder: "keystore/host", own: []string{"keystore"}},
+	{folder: "keystore/ticket", own: []string{"keystore"}},
 	{folder: "keystore/bundle", own: []string{"keystore"}, modules: []string{"github.com/go-jose/go-jose/v4"}},
 	{folder: "keystore/seal", own: []string{"keystore", "keystore/secretfile"}, modules: []string{"golang.org/x/crypto"}},
 	{
