@@ -37,6 +37,7 @@ var layers = []layer{
 	{folder: "keystore/host", own: []string{"keystore"}},
 	{folder: "keystore/ticket", own: []string{"keystore"}},
 	{folder: "keystore/bundle", own: []string{"keystore"}, modules: []string{"github.com/go-jose/go-jose/v4"}},
+	{folder: "keystore/schedule", own: []string{"keystore"}, modules: []string{"github.com/netresearch/go-cron"}},
 	{folder: "keystore/seal", own: []string{"keystore", "keystore/secretfile"}, modules: []string{"golang.org/x/crypto"}},
 	{
 		folder:  "events",

@@ -162,13 +162,32 @@ func (p *ScheduleParts) parseCron(fields []string) (string, error) {
 	case len(fields) != 5:
 		return "", invalidf("has %d fields; want five: minute, hour, day of month, month, weekday", len(fields))
 	}
-	for _, c := range text {
-		if !strings.ContainsRune("abcdefghijklmnopqrstuvwxyz0123456789*,-/ ", c) {
-			return "", invalidf("has %q; want numbers, names of months and days, and * , - /", c)
+	for _, field := range strings.Fields(text) {
+		for _, part := range strings.Split(field, ",") {
+			if !isCronPart(part) {
+				return "", invalidf("%q: want *, a number or name, or a range such as 1-5, and after * or a range a step such as */15, separated by commas", field)
+			}
 		}
 	}
 	p.Cron = text
 	return text, nil
+}
+
+// isCronPart reports whether s has the form of one part of a field: *, 5, 1-5, mon-fri,
+// */15 or 0-30/15. What crontab does not know, or not everywhere, is refused.
+func isCronPart(s string) bool {
+	values, step, stepped := strings.Cut(s, "/")
+	from, to, isRange := strings.Cut(values, "-")
+	if stepped && (!isWord(step, "0123456789") || values != "*" && !isRange) {
+		return false
+	}
+	const valueChars = "abcdefghijklmnopqrstuvwxyz0123456789"
+	return values == "*" || isWord(from, valueChars) && (!isRange || isWord(to, valueChars))
+}
+
+// isWord reports whether s is 1 to 3 of the characters.
+func isWord(s, chars string) bool {
+	return s != "" && len(s) <= 3 && strings.Trim(s, chars) == ""
 }
 
 // week is the days of a week as they are written.

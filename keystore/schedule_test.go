@@ -30,6 +30,7 @@ func TestScheduleHasOneForm(t *testing.T) {
 		{"weekly sat-mon@00:00", "weekly mon,sat,sun@00:00"},
 		{"weekly mon@02:30,mon@03:30", "weekly mon@02:30,03:30"},
 		{"cron  0 3 *  * MON", "cron 0 3 * * mon"},
+		{"cron 0-30/15,45 */2 1-7,L JAN mon-FRI", "cron 0-30/15,45 */2 1-7,l jan mon-fri"}, // values are Compile's to check
 	} {
 		s, err := keystore.ParseSchedule(c.rule, "")
 		if err != nil {
@@ -75,7 +76,14 @@ func TestScheduleRefuses(t *testing.T) {
 		{"cron @daily", "want five fields instead of @daily"},
 		{"cron 0 0 3 * * *", "without seconds"},
 		{"cron 0 3 * *", "has 4 fields"},
-		{"cron 0 3 ? * *", "has '?'"},
+		{"cron 0 3 ? * *", "\"?\": want *, a number"},
+		{"cron , 3 * * *", "\",\": want *, a number"},
+		{"cron 1,,2 3 * * *", "\"1,,2\": want *, a number"},
+		{"cron *-5 3 * * *", "\"*-5\": want *, a number"},
+		{"cron 5/15 3 * * *", "\"5/15\": want *, a number"},
+		{"cron */ 3 * * *", "\"*/\": want *, a number"},
+		{"cron 0 3 l * *-", "\"*-\": want *, a number"},
+		{"cron 0 3 * * fri#2", "\"fri#2\": want *, a number"},
 		{"daily " + strings.Repeat("02:30,", 100), "at most 512"},
 	} {
 		_, err := keystore.ParseSchedule(c.rule, "")

@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	_ "time/tzdata" // schedules name time zones, and a bare container has none
 
 	"golang.org/x/term"
 
