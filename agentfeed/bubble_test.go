@@ -44,16 +44,32 @@ type pipeListener struct {
 	conns chan net.Conn
 	done  chan struct{}
 	once  sync.Once
+
+	mu   sync.Mutex // guards open
+	open []net.Conn
 }
 
 func (l *pipeListener) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.conns:
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.open = append(l.open, c)
 		return c, nil
 	case <-l.done:
 		return nil, net.ErrClosed
 	}
 }
+
+// cut ends all connections.
+func (l *pipeListener) cut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.open {
+		c.Close()
+	}
+}
+
 func (l *pipeListener) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
 func (l *pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
 
@@ -75,6 +91,7 @@ func (n *pipeNet) serve(host string, h http.Handler) (stop func()) {
 		n.mu.Unlock()
 		server.Close()
 		<-ended
+		l.cut() // the hub has taken streams out of the server's hands
 	}
 }
 
@@ -202,6 +219,12 @@ func newHubOf(t *testing.T, c hub.Config) *hub.Hub {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { // no goroutine may be left in the bubble
+		over, cancel := context.WithCancel(context.Background())
+		cancel()
+		h.Close(over)
+		h.Close(context.Background())
+	})
 	return h
 }
 

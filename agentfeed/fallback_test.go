@@ -42,6 +42,15 @@ func buffering(h http.Handler) http.HandlerFunc {
 	}
 }
 
+// kept is an answer whose connection nobody can take over.
+type kept struct {
+	http.ResponseWriter
+	control *http.ResponseController
+}
+
+func (k kept) Flush()                              { k.control.Flush() }
+func (k kept) SetWriteDeadline(at time.Time) error { return k.control.SetWriteDeadline(at) }
+
 // cutting ends every request after a time, as a proxy does that is impatient:
 // streams at once in the middle, others without an answer.
 func cutting(h http.Handler, after time.Duration) http.HandlerFunc {
@@ -56,7 +65,7 @@ func cutting(h http.Handler, after time.Duration) http.HandlerFunc {
 				return
 			}
 		} else {
-			h.ServeHTTP(w, r.WithContext(ctx))
+			h.ServeHTTP(kept{w, http.NewResponseController(w)}, r.WithContext(ctx))
 		}
 		panic(http.ErrAbortHandler)
 	}

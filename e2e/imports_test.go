@@ -70,7 +70,7 @@ var layers = []layer{
 		tests:  []string{"agentfeed/feedtest", "agentfeed/hub"},
 	},
 	{folder: "agentfeed/cookie", own: []string{"keystore"}, tests: []string{"agentfeed", "agentfeed/feedtest"}},
-	{folder: "agentfeed/hub", own: []string{"keystore", "agentfeed/internal/wire"}},
+	{folder: "agentfeed/hub", own: []string{"keystore", "agentfeed/internal/wire"}, modules: []string{"golang.org/x/sys"}},
 	{folder: "agentfeed/feedtest", own: []string{"keystore", "keystore/secretfile", "agentfeed", "agentfeed/hub"}},
 	{
 		folder:  "agentfeed/sidecar",

@@ -172,7 +172,10 @@ func (s *Server) Stop() {
 	s.http.Close()
 	<-s.done
 	s.http = nil
-	s.Drain() // no connection is left: this only waits for the handlers
+	crashed, cancel := context.WithCancel(context.Background())
+	cancel()
+	s.hub.Close(crashed) // cuts the streams
+	s.Drain()            // no connection is left: this only waits
 }
 
 // Start starts a server that was stopped again, at the same address.

@@ -3,6 +3,7 @@ package hub_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -114,6 +115,23 @@ type bench struct {
 
 func newBench(t *testing.T, edit ...func(*hub.Config)) *bench {
 	t.Helper()
+	return newBenchOver(t, "http/1.1", edit...)
+}
+
+// protocols are those that a hub serves, each in a way of its own.
+var protocols = []string{"http/1.1", "h2"}
+
+// overEach runs a test over each protocol.
+func overEach(t *testing.T, test func(t *testing.T, newBench func(...func(*hub.Config)) *bench)) {
+	for _, protocol := range protocols {
+		t.Run(strings.ReplaceAll(protocol, "/", "-"), func(t *testing.T) {
+			test(t, func(edit ...func(*hub.Config)) *bench { return newBenchOver(t, protocol, edit...) })
+		})
+	}
+}
+
+func newBenchOver(t *testing.T, protocol string, edit ...func(*hub.Config)) *bench {
+	t.Helper()
 	b := &bench{t: t, source: newSource(), log: new(logBuffer)}
 	config := hub.Config{Source: b.source, Server: "ps-1", Logger: slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	for _, f := range edit {
@@ -124,13 +142,26 @@ func newBench(t *testing.T, edit ...func(*hub.Config)) *bench {
 		t.Fatal(err)
 	}
 	b.Server = httptest.NewUnstartedServer(b.hub)
-	b.EnableHTTP2 = true
+	b.EnableHTTP2 = protocol == "h2"
+	b.Config.TLSConfig = &tls.Config{NextProtos: []string{protocol}}
+	door := hub.NewDoor(b.Listener, 0)
+	door.Guard(b.Config)
+	b.Listener, b.TLS = door, b.Config.TLSConfig
 	b.StartTLS()
 	t.Cleanup(func() {
 		b.CloseClientConnections()
 		b.Close()
+		cut(b.hub)
 	})
 	return b
+}
+
+// cut ends all streams of a hub and waits until it has no goroutine left.
+func cut(h *hub.Hub) {
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	h.Close(over)
+	h.Close(context.Background())
 }
 
 // An ask is one request for the feed.
@@ -229,16 +260,33 @@ func (b *bench) stream(a ask) *tap {
 		b.t.Fatalf("stream: %s %v", response.Status, response.Header)
 	}
 	s := &tap{t: b.t, ask: a, body: response.Body, events: wire.NewReader(response.Body)}
+	s.greet()
+	return s
+}
+
+// greet reads the hello of a stream.
+func (s *tap) greet() {
+	s.t.Helper()
 	var hello wire.Hello
 	s.next(wire.EventHello, &hello)
 	server, err := wire.ParseNonce(hello.SN)
 	if err != nil || hello.Proto != 1 || hello.Server != "ps-1" || hello.Heartbeat <= 0 {
-		b.t.Errorf("hello = %+v: %v", hello, err)
+		s.t.Errorf("hello = %+v: %v", hello, err)
 	}
-	if s.channel, err = wire.NewChannel(a.secret, a.host, a.nonce, server); err != nil {
-		b.t.Fatal(err)
+	if s.channel, err = wire.NewChannel(s.ask.secret, s.ask.host, s.ask.nonce, server); err != nil {
+		s.t.Fatal(err)
 	}
-	return s
+}
+
+// refusedStream reports whether the host has too many streams for one more, which it
+// else has then for a moment.
+func (b *bench) refusedStream(a ask) bool {
+	b.t.Helper()
+	r := b.request(a)
+	r.Header.Set("Accept", "text/event-stream")
+	response := b.do(r)
+	response.Body.Close()
+	return response.StatusCode == http.StatusTooManyRequests
 }
 
 // next reads one event of this name into v.

@@ -4,9 +4,10 @@
 // What agents get is always the whole newest state. There is no queue: a stream
 // whose agent is slow skips the states between, never the latest, and one whose
 // agent takes nothing for 10 s is cut. Nothing is read from a store for a request.
+// An idle agent costs a socket and no goroutine.
 //
 // The package knows neither the ledger nor the bus: a Source gives it the state.
-// The bytes are in agentfeed/SPEC.md.
+// The bytes are in agentfeed/SPEC.md, the reasons in DESIGN.md.
 package hub
 
 import (
@@ -16,6 +17,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/keytide/keytide/agentfeed/internal/wire"
@@ -119,19 +121,28 @@ func (c *Config) fill() error {
 
 // A Hub serves GET /v1/feed, GET /v1/feed/time and /healthz. It needs an
 // http.Server without WriteTimeout: it sets a deadline for each write itself.
+// Streams over HTTP/1.1 are taken out of that server's hands: Close ends them, and
+// the server's own Close and Shutdown do not.
 type Hub struct {
-	config Config
-	dummy  keystore.Material // stands in for the secret of a host that is not known
-	nonces *nonces
-	log    limitedLog
+	config   Config
+	dummy    keystore.Material // stands in for the secret of a host that is not known
+	nonces   *nonces
+	failures *failures
+	log      limitedLog
+	slots    slots
+	agents   atomic.Int64 // in slots
 
 	closing chan struct{}  // closed by Close
-	serving sync.WaitGroup // streams and polls that wait
+	wake    chan struct{}  // tells dispatch that a slot was left
+	serving sync.WaitGroup // streams, polls that wait, and the goroutines that serve them
 
-	mu      sync.Mutex // guards the fields below
-	closed  bool
-	streams map[*stream]struct{}
-	perHost map[string]int // streams by host; no zero entries
+	mu          sync.Mutex // guards the fields below
+	closed      bool
+	dispatching bool // a goroutine runs dispatch
+
+	looking sync.Mutex // guards the fields below
+	seen    *State     // the newest that look has found
+	turn    uint64     // of it
 }
 
 // New makes a Hub. It starts nothing.
@@ -144,32 +155,20 @@ func New(c Config) (*Hub, error) {
 		return nil, err
 	}
 	return &Hub{
-		config:  c,
-		dummy:   dummy,
-		nonces:  newNonces(),
-		log:     limitedLog{out: c.Logger},
-		closing: make(chan struct{}),
-		streams: make(map[*stream]struct{}),
-		perHost: make(map[string]int),
+		config:   c,
+		dummy:    dummy,
+		nonces:   newNonces(),
+		failures: newFailures(),
+		log:      limitedLog{out: c.Logger},
+		slots:    newSlots(),
+		closing:  make(chan struct{}),
+		wake:     make(chan struct{}, 1),
 	}, nil
 }
 
-// Agents counts the streams that are open and the polls that wait, and those of them that have not been
-// given the newest state.
-func (h *Hub) Agents() (connected, behind int) {
-	state, _ := h.config.Source.Watch()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for s := range h.streams {
-		if v := s.shown.Load(); state != nil && (v == nil || *v != state.V) {
-			behind++
-		}
-	}
-	return len(h.streams), behind
-}
-
 // Close tells all agents to go to another server, and waits until their streams
-// have ended or ctx has. Requests that come later are refused.
+// have ended. When ctx ends first it cuts those that are left and returns the error
+// of ctx. Requests that come later are refused.
 func (h *Hub) Close(ctx context.Context) error {
 	h.mu.Lock()
 	if !h.closed {
@@ -182,16 +181,20 @@ func (h *Hub) Close(ctx context.Context) error {
 		h.serving.Wait()
 		close(done)
 	}()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	if ctx.Err() == nil {
+		select {
+		case <-done:
+			return nil
+		case <-ctx.Done():
+		}
 	}
+	h.slots.each(func(s *stream) { s.end(ctx.Err()) })
+	return ctx.Err()
 }
 
 func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store, no-transform")
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout)) // of an answer that is given at once
 	switch {
 	case r.URL.Path == "/v1/feed" && r.Method == http.MethodGet:
 		h.serveFeed(w, r)
@@ -231,14 +234,24 @@ func (h *Hub) serveFeed(w http.ResponseWriter, r *http.Request) {
 	received := h.now()
 	g, problem := h.admit(r)
 	if problem != nil {
-		h.refuse(w, r, g, *problem)
+		h.turnAway(w, r, g, *problem)
 		return
 	}
+	prove(r)
 	if accepts(r, "text/event-stream") {
 		h.serveStream(w, r, g)
 		return
 	}
 	h.servePoll(w, r, g, received)
+}
+
+// turnAway refuses a request that was not admitted.
+func (h *Hub) turnAway(w http.ResponseWriter, r *http.Request, g *grant, p wire.Problem) {
+	if strange(p) && h.failures.note(addressOf(r), time.Now()) {
+		p = *problem(wire.TooManyRequests)
+		w.Header().Set("Connection", "close")
+	}
+	h.refuse(w, r, g, p)
 }
 
 // refuse answers with a problem, and logs it when a person may want to know.

@@ -19,39 +19,41 @@ import (
 )
 
 func TestStreamTellsTheHostsRings(t *testing.T) {
-	b := newBench(t)
-	s := b.stream(web1())
-	state := s.state()
-	if state.V != "1.2-1.2" || state.StaleAfter != 60 || len(state.Rings) != 1 || state.Rings[0].Name != "sso" {
-		t.Fatalf("state = %+v, want ring sso", state)
-	}
-	if diff := cmp.Diff([]string{"https://ps-1:7443"}, state.Servers); diff != "" {
-		t.Errorf("servers (-want +got):\n%s", diff)
-	}
-	for _, k := range state.Rings[0].Keys {
-		if k.Role == keystore.SessionTicket {
-			t.Error("a session ticket key reached an agent")
+	overEach(t, func(t *testing.T, newBench func(...func(*hub.Config)) *bench) {
+		b := newBench()
+		s := b.stream(web1())
+		state := s.state()
+		if state.V != "1.2-1.2" || state.StaleAfter != 60 || len(state.Rings) != 1 || state.Rings[0].Name != "sso" {
+			t.Fatalf("state = %+v, want ring sso", state)
 		}
-		if k.K.KID() != k.KID {
-			t.Errorf("key %s has other bytes", k.KID)
+		if diff := cmp.Diff([]string{"https://ps-1:7443"}, state.Servers); diff != "" {
+			t.Errorf("servers (-want +got):\n%s", diff)
 		}
-	}
-	if state.AsOf.After(state.IssuedAt) || time.Since(state.AsOf) > patience {
-		t.Errorf("as_of %v, issued_at %v", state.AsOf, state.IssuedAt)
-	}
-	b.source.change(func(s *source) {
-		s.state.V, s.state.Rings = "1.3-1.2", map[keystore.RingName]*keystore.KeySet{"sso": set("sso", 2)}
+		for _, k := range state.Rings[0].Keys {
+			if k.Role == keystore.SessionTicket {
+				t.Error("a session ticket key reached an agent")
+			}
+			if k.K.KID() != k.KID {
+				t.Errorf("key %s has other bytes", k.KID)
+			}
+		}
+		if state.AsOf.After(state.IssuedAt) || time.Since(state.AsOf) > patience {
+			t.Errorf("as_of %v, issued_at %v", state.AsOf, state.IssuedAt)
+		}
+		b.source.change(func(s *source) {
+			s.state.V, s.state.Rings = "1.3-1.2", map[keystore.RingName]*keystore.KeySet{"sso": set("sso", 2)}
+		})
+		if state := s.state(); state.V != "1.3-1.2" || state.Rings[0].Version != 2 {
+			t.Errorf("state = %+v, want version 2", state)
+		}
+		if connected, behind := b.hub.Agents(); connected != 1 || behind > 1 {
+			t.Errorf("Agents = %d, %d", connected, behind)
+		}
 	})
-	if state := s.state(); state.V != "1.3-1.2" || state.Rings[0].Version != 2 {
-		t.Errorf("state = %+v, want version 2", state)
-	}
-	if connected, behind := b.hub.Agents(); connected != 1 || behind > 1 {
-		t.Errorf("Agents = %d, %d", connected, behind)
-	}
 }
 
 func TestStreamOverHTTP2(t *testing.T) {
-	b := newBench(t, func(c *hub.Config) { c.Heartbeat = 20 * time.Millisecond })
+	b := newBenchOver(t, "h2", func(c *hub.Config) { c.Heartbeat = 20 * time.Millisecond })
 	r := b.request(web1())
 	if response := b.do(r); response.ProtoMajor != 2 {
 		t.Fatalf("%s, want HTTP/2", response.Proto)
@@ -64,64 +66,68 @@ func TestStreamOverHTTP2(t *testing.T) {
 }
 
 func TestChangeOfOthersComesWithTheHeartbeat(t *testing.T) {
-	b := newBench(t, func(c *hub.Config) { c.Heartbeat = 50 * time.Millisecond })
-	s := b.stream(web1())
-	s.state()
-	b.source.change(func(s *source) {
-		s.state.V = "1.3-1.3"
-		rings := map[keystore.RingName]*keystore.KeySet{"sso": s.state.Rings["sso"], "intranet": set("intranet", 2)}
-		s.state.Rings = rings
-	})
-	for {
-		var beat wire.Beat
-		if e := s.open(wire.EventBeat, &beat); e.V == "1.3-1.3" {
-			break
-		}
-	}
-	b.source.change(func(s *source) {
-		h := s.hosts["web-1"]
-		h.Rings = append(h.Rings, "intranet")
-		s.hosts["web-1"], s.state.V = h, "1.3-1.4"
-	})
-	for {
-		var envelope wire.Envelope
-		e, err := s.events.Next()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if json.Unmarshal(e.Data, &envelope) != nil {
-			t.Fatal(string(e.Data))
-		}
-		var state wire.State
-		if err := s.channel.Open(e.Name, envelope, &state); err != nil {
-			t.Fatal(err)
-		}
-		if e.Name == wire.EventRing {
-			if len(state.Rings) != 2 {
-				t.Errorf("rings %v, want both after the host was given the right", state.Rings)
+	overEach(t, func(t *testing.T, newBench func(...func(*hub.Config)) *bench) {
+		b := newBench(func(c *hub.Config) { c.Heartbeat = 50 * time.Millisecond })
+		s := b.stream(web1())
+		s.state()
+		b.source.change(func(s *source) {
+			s.state.V = "1.3-1.3"
+			rings := map[keystore.RingName]*keystore.KeySet{"sso": s.state.Rings["sso"], "intranet": set("intranet", 2)}
+			s.state.Rings = rings
+		})
+		for {
+			var beat wire.Beat
+			if e := s.open(wire.EventBeat, &beat); e.V == "1.3-1.3" {
+				break
 			}
-			break
 		}
-	}
+		b.source.change(func(s *source) {
+			h := s.hosts["web-1"]
+			h.Rings = append(h.Rings, "intranet")
+			s.hosts["web-1"], s.state.V = h, "1.3-1.4"
+		})
+		for {
+			var envelope wire.Envelope
+			e, err := s.events.Next()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if json.Unmarshal(e.Data, &envelope) != nil {
+				t.Fatal(string(e.Data))
+			}
+			var state wire.State
+			if err := s.channel.Open(e.Name, envelope, &state); err != nil {
+				t.Fatal(err)
+			}
+			if e.Name == wire.EventRing {
+				if len(state.Rings) != 2 {
+					t.Errorf("rings %v, want both after the host was given the right", state.Rings)
+				}
+				break
+			}
+		}
+	})
 }
 
 func TestSlowAgentSkipsStates(t *testing.T) {
-	b := newBench(t)
-	s := b.stream(web1())
-	s.state()
-	const last = 200
-	for v := keystore.Version(2); v <= last; v++ {
-		b.source.change(func(s *source) {
-			s.state.V, s.state.Rings = fmt.Sprintf("1.%d-1.2", v+1), map[keystore.RingName]*keystore.KeySet{"sso": set("sso", v)}
-		})
-	}
-	for before := keystore.Version(1); before != last; {
-		state := s.state()
-		if got := state.Rings[0].Version; got <= before {
-			t.Fatalf("version %d after %d", got, before)
+	overEach(t, func(t *testing.T, newBench func(...func(*hub.Config)) *bench) {
+		b := newBench()
+		s := b.stream(web1())
+		s.state()
+		const last = 200
+		for v := keystore.Version(2); v <= last; v++ {
+			b.source.change(func(s *source) {
+				s.state.V, s.state.Rings = fmt.Sprintf("1.%d-1.2", v+1), map[keystore.RingName]*keystore.KeySet{"sso": set("sso", v)}
+			})
 		}
-		before = state.Rings[0].Version
-	}
+		for before := keystore.Version(1); before != last; {
+			state := s.state()
+			if got := state.Rings[0].Version; got <= before {
+				t.Fatalf("version %d after %d", got, before)
+			}
+			before = state.Rings[0].Version
+		}
+	})
 }
 
 func TestProblems(t *testing.T) {
@@ -264,73 +270,94 @@ func openPoll(t *testing.T, a ask, e wire.Envelope, event string, v any) {
 }
 
 func TestHostThatIsRevokedIsCutOff(t *testing.T) {
-	for want, f := range map[string]func(*source){
-		"host-revoked": func(s *source) { h := s.hosts["web-1"]; h.Revoked = true; s.hosts["web-1"] = h },
-		"secret-retired": func(s *source) {
-			h := s.hosts["web-1"]
-			h.Secrets = []hub.Secret{{KID: material(7).KID(), Material: material(7)}}
-			s.hosts["web-1"] = h
-		},
-		"host-revoked ": func(s *source) { delete(s.hosts, "web-1") },
-	} {
-		b := newBench(t)
-		s := b.stream(web1())
-		s.state()
-		b.source.change(f)
-		var p wire.Problem
-		s.next(wire.EventProblem, &p)
-		if p.Type != wire.ProblemPrefix+strings.TrimSpace(want) {
-			t.Errorf("problem %+v, want %s", p, want)
+	overEach(t, func(t *testing.T, newBench func(...func(*hub.Config)) *bench) {
+		for want, f := range map[string]func(*source){
+			"host-revoked": func(s *source) { h := s.hosts["web-1"]; h.Revoked = true; s.hosts["web-1"] = h },
+			"secret-retired": func(s *source) {
+				h := s.hosts["web-1"]
+				h.Secrets = []hub.Secret{{KID: material(7).KID(), Material: material(7)}}
+				s.hosts["web-1"] = h
+			},
+			"host-revoked ": func(s *source) { delete(s.hosts, "web-1") },
+		} {
+			b := newBench()
+			s := b.stream(web1())
+			s.state()
+			b.source.change(f)
+			var p wire.Problem
+			s.next(wire.EventProblem, &p)
+			if p.Type != wire.ProblemPrefix+strings.TrimSpace(want) {
+				t.Errorf("problem %+v, want %s", p, want)
+			}
+			if _, err := s.events.Next(); err == nil {
+				t.Error("the stream goes on after a problem")
+			}
 		}
-		if _, err := s.events.Next(); err == nil {
-			t.Error("the stream goes on after a problem")
-		}
-	}
+	})
 }
 
 func TestStreamsOfOneHostAreBounded(t *testing.T) {
-	b := newBench(t, func(c *hub.Config) { c.MaxStreams = 2 })
-	b.stream(web1()).state()
-	second := b.stream(web1())
-	second.state()
-	a := web1()
-	a.edit = func(r *http.Request) { r.Header.Set("Accept", "text/event-stream") }
-	if got := b.poll(a); got.problem != "too-many-streams" || got.Header.Get("Retry-After") == "" {
-		t.Errorf("%s %s, want too-many-streams", got.Status, got.body)
-	}
-	b.stream(ask{host: "late", secret: material(4), nonce: wire.NewNonce()}).state()
-	second.body.Close()
-	for connected := 3; connected != 2; connected, _ = b.hub.Agents() {
-		if t.Context().Err() != nil {
-			t.Fatal("the stream that was closed still counts")
+	overEach(t, func(t *testing.T, newBench func(...func(*hub.Config)) *bench) {
+		b := newBench(func(c *hub.Config) { c.MaxStreams = 2 })
+		b.stream(web1()).state()
+		second := b.stream(web1())
+		second.state()
+		a := web1()
+		a.edit = func(r *http.Request) { r.Header.Set("Accept", "text/event-stream") }
+		if got := b.poll(a); got.problem != "too-many-streams" || got.Header.Get("Retry-After") == "" {
+			t.Errorf("%s %s, want too-many-streams", got.Status, got.body)
 		}
-	}
-	b.stream(web1()).state()
+		b.stream(ask{host: "late", secret: material(4), nonce: wire.NewNonce()}).state()
+		second.body.Close()
+		for b.refusedStream(web1()) { // its place is free as soon as it is needed
+			if t.Context().Err() != nil {
+				t.Fatal("the stream that was closed still counts")
+			}
+		}
+	})
+}
+
+func TestHeartbeatsFindThoseWhoHungUp(t *testing.T) {
+	overEach(t, func(t *testing.T, newBench func(...func(*hub.Config)) *bench) {
+		b := newBench(func(c *hub.Config) { c.Heartbeat = 50 * time.Millisecond })
+		first, second := b.stream(web1()), b.stream(web1())
+		first.state()
+		second.state()
+		first.body.Close()
+		for connected := 2; connected != 1; connected, _ = b.hub.Agents() {
+			if t.Context().Err() != nil {
+				t.Fatal("the stream that was closed still counts")
+			}
+		}
+		second.open(wire.EventBeat, new(wire.Beat))
+	})
 }
 
 func TestCloseDrains(t *testing.T) {
-	b := newBench(t)
-	s := b.stream(web1())
-	s.state()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	if err := b.hub.Close(ctx); err != nil {
-		t.Fatal(err)
-	}
-	var bye wire.Bye
-	s.next(wire.EventBye, &bye)
-	if bye.Reason != "draining" || bye.ReconnectMS[1] == 0 {
-		t.Errorf("bye = %+v", bye)
-	}
-	if got := b.poll(web1()); got.problem != "draining" {
-		t.Errorf("%s, want draining", got.body)
-	}
-	if connected, behind := b.hub.Agents(); connected != 0 || behind != 0 {
-		t.Errorf("Agents = %d, %d after Close", connected, behind)
-	}
-	if err := b.hub.Close(ctx); err != nil {
-		t.Errorf("a second Close: %v", err)
-	}
+	overEach(t, func(t *testing.T, newBench func(...func(*hub.Config)) *bench) {
+		b := newBench()
+		s := b.stream(web1())
+		s.state()
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		if err := b.hub.Close(ctx); err != nil {
+			t.Fatal(err)
+		}
+		var bye wire.Bye
+		s.next(wire.EventBye, &bye)
+		if bye.Reason != "draining" || bye.ReconnectMS[1] == 0 {
+			t.Errorf("bye = %+v", bye)
+		}
+		if got := b.poll(web1()); got.problem != "draining" {
+			t.Errorf("%s, want draining", got.body)
+		}
+		if connected, behind := b.hub.Agents(); connected != 0 || behind != 0 {
+			t.Errorf("Agents = %d, %d after Close", connected, behind)
+		}
+		if err := b.hub.Close(ctx); err != nil {
+			t.Errorf("a second Close: %v", err)
+		}
+	})
 }
 
 func TestNoStateYet(t *testing.T) {

@@ -46,6 +46,7 @@ func bubble(t *testing.T, test func(t *testing.T, s *source, h *hub.Hub)) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() { cut(h) })
 		test(t, s, h)
 	})
 }

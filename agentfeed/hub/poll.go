@@ -18,31 +18,48 @@ const maxWait = 25 * time.Second
 // client has; this at once, or when the client prefers to wait and nothing changes
 // for it in that time.
 func (h *Hub) servePoll(w http.ResponseWriter, r *http.Request, g *grant, received time.Time) {
-	state, changed := h.config.Source.Watch()
-	if state == nil {
-		h.refuse(w, r, g, *problem(wire.NoState))
-		return
-	}
-	host, p := h.hostOf(g)
+	now, p := h.lookFor(g)
 	if p != nil {
 		h.refuse(w, r, g, *p)
 		return
 	}
-	matching := matches(r, etag(state))
+	matching := matches(r, etag(now.state))
 	if wait := preferredWait(r); wait > 0 {
 		w.Header().Set("Preference-Applied", "wait="+strconv.Itoa(int(wait/time.Second)))
 		if matching {
-			l := longPoll{hub: h, grant: g, state: state, view: viewOf(state, host)}
-			matching, p = l.wait(r, changed, wait)
+			held := now.view
+			if p = h.wait(w, r, g, now, wait); p == nil {
+				now, p = h.lookFor(g)
+			}
 			if p != nil {
 				h.refuse(w, r, g, *p)
 				return
 			}
-			state = l.state
-			host, _ = h.config.Source.Host(g.host)
+			matching = now.view.equal(held)
 		}
 	}
-	h.answer(w, g, reply{state: state, view: viewOf(state, host), matching: matching, received: received})
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+	h.answer(w, g, reply{state: now.state, view: now.view, matching: matching, received: received})
+}
+
+// A sight is what there is to tell a host.
+type sight struct {
+	state *State
+	view  *view
+	turn  uint64
+}
+
+// lookFor looks at the newest state for the host of a grant.
+func (h *Hub) lookFor(g *grant) (sight, *wire.Problem) {
+	r, _ := h.look()
+	if r.state == nil {
+		return sight{}, problem(wire.NoState)
+	}
+	host, p := h.hostOf(g)
+	if p != nil {
+		return sight{}, p
+	}
+	return sight{state: r.state, view: r.view(host), turn: r.turn}, nil
 }
 
 func etag(state *State) string { return `"` + state.V + `"` }
@@ -56,56 +73,39 @@ func (h *Hub) hostOf(g *grant) (Host, *wire.Problem) {
 	return host, standing(host, g.kid)
 }
 
-// A longPoll is a poll that waits for a change. state and view are what it
-// compares with, and afterwards the newest.
-type longPoll struct {
-	hub   *Hub
-	grant *grant
-	state *State
-	view  view
-}
-
-// wait returns whether the host would still be told the same at the end of the
-// wait, or a problem. What changes for other hosts only does not end it.
-func (l *longPoll) wait(r *http.Request, changed <-chan struct{}, wait time.Duration) (bool, *wire.Problem) {
-	s := &stream{hub: l.hub, grant: l.grant}
-	s.shown.Store(&l.state.V)
-	if p := l.hub.enter(s); p != nil {
-		return false, p
+// wait waits until the host would be told something else than what is seen, or the
+// time is over, or nobody reads the answer.
+func (h *Hub) wait(w http.ResponseWriter, r *http.Request, g *grant, seen sight, wait time.Duration) *wire.Problem {
+	s := &stream{hub: h, grant: g, poll: true, done: make(chan struct{}), told: seen.view, turn: seen.turn}
+	s.shown.Store(&seen.state.V)
+	http.NewResponseController(w).SetWriteDeadline(time.Time{}) // over HTTP/2 it would end the wait
+	if p := h.admitted(s); p != nil {
+		return p
 	}
-	defer l.hub.leave(s)
+	defer h.leave(s)
+	// It may have changed before the dispatcher knew of this poll.
+	if now, _ := h.look(); now.state != nil && now.turn != seen.turn {
+		s.offer(now)
+	}
 	over := time.NewTimer(wait)
 	defer over.Stop()
-	for {
-		select {
-		case <-changed:
-		case <-over.C:
-			return true, nil
-		case <-r.Context().Done():
-			return true, nil // nobody reads the answer
-		case <-l.hub.closing:
-			return false, problem(wire.Draining)
-		}
-		var state *State
-		if state, changed = l.hub.config.Source.Watch(); state == nil {
-			continue
-		}
-		host, p := l.hub.hostOf(l.grant)
-		if p != nil {
-			return false, p
-		}
-		l.state = state
-		if !viewOf(state, host).equal(l.view) {
-			return false, nil
-		}
-		s.shown.Store(&state.V)
+	select {
+	case <-s.done:
+	case <-over.C:
+	case <-r.Context().Done():
+	}
+	select {
+	case <-h.closing:
+		return problem(wire.Draining)
+	default:
+		return nil
 	}
 }
 
 // A reply is what a poll is answered with.
 type reply struct {
 	state    *State
-	view     view
+	view     *view
 	matching bool // the client has it
 	received time.Time
 }
@@ -148,7 +148,7 @@ func (h *Hub) answer(w http.ResponseWriter, g *grant, a reply) {
 }
 
 func (h *Hub) broken(w http.ResponseWriter, err error) {
-	h.config.Logger.Error("sealing a poll", "err", err)
+	h.config.Logger.Error("sealing an answer", "err", err)
 	http.Error(w, "internal error", http.StatusInternalServerError)
 }
 

@@ -1,215 +1,313 @@
 package hub
 
 import (
-	"bytes"
-	"math/rand/v2"
+	"errors"
 	"net/http"
-	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/keytide/keytide/agentfeed/internal/wire"
-	"github.com/keytide/keytide/keystore"
 )
 
 // writeTimeout is how long an agent may take nothing before its stream is cut.
 const writeTimeout = 10 * time.Second
 
-// A stream is one agent's, or a poll that waits, which has but grant and shown.
-// Its handler's goroutine owns all but shown.
+// errHungUp ends a stream whose agent has closed the connection.
+var errHungUp = errors.New("the agent has hung up")
+
+// What a stream is due.
+type due uint8
+
+const (
+	dueHello due = 1 << iota
+	dueState     // it may have to be told of a newer state
+	dueBeat
+	dueBye
+)
+
+// A stream is one agent's, or a poll that waits. It holds no queue, only what the
+// agent has been told and what it is due: whoever finds something due and the stream
+// not busy makes it busy, and then writes until nothing is due.
 type stream struct {
 	hub     *Hub
 	grant   *grant
-	channel *wire.Channel
-	out     http.ResponseWriter
-	control *http.ResponseController
-	told    view
-	shown   atomic.Pointer[string] // position of the newest state that told covers
+	poll    bool // it only waits: until it is told that something has changed
+	server  wire.Nonce
+	channel *wire.Channel // of whoever has made it busy
+
+	shown atomic.Pointer[string] // position of the newest state that told covers
+	done  chan struct{}          // closed when the stream, or the wait, has ended
+
+	mu    sync.Mutex // guards the fields below
+	out   transport  // nil in a poll, and until attach
+	busy  bool       // somebody writes, and looks again at due afterwards
+	ended bool
+	due   due
+	turn  uint64 // of the round that told is from
+	told  *view  // nil: nothing yet
 }
 
-// A view is what one host is told of a state.
-type view struct {
-	rings   []*keystore.KeySet
-	servers []string
-	ca      []byte
+// behind reports whether the stream has not been given the newest state.
+func (s *stream) behind(newest *State) bool {
+	shown := s.shown.Load()
+	return newest != nil && (shown == nil || *shown != newest.V)
 }
 
-func viewOf(state *State, host Host) view {
-	v := view{servers: state.Servers, ca: state.CA}
-	names := slices.Clone(host.Rings)
-	slices.Sort(names)
-	for _, name := range slices.Compact(names) {
-		if set := state.Rings[name]; set != nil {
-			v.rings = append(v.rings, set)
+// offer shows the stream a round, and reports whether the caller has made it busy
+// and must serve it. What changed for others only is no reason to wake an agent: its
+// next heartbeat carries the new position.
+func (s *stream) offer(r *round) bool {
+	host, p := s.hub.hostOf(s.grant)
+	var v *view
+	if p == nil {
+		v = r.view(host)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.ended || r.turn < s.turn:
+		return false
+	case s.busy:
+		s.due |= dueState
+		return false
+	case p == nil && v.equal(s.told):
+		s.turn, s.told = r.turn, v // told shares what is newest, so that the old can go
+		s.shown.Store(&r.state.V)
+		return false
+	case s.poll:
+		s.finish()
+		return false
+	}
+	s.due |= dueState
+	s.busy = true
+	return true
+}
+
+// poke makes something due, and reports whether the caller has made the stream busy
+// and must serve it.
+func (s *stream) poke(what due) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return false
+	}
+	if s.poll {
+		if what&dueBye != 0 {
+			s.finish()
+		}
+		return false
+	}
+	s.due |= what
+	if s.busy {
+		return false
+	}
+	s.busy = true
+	return true
+}
+
+// take takes what is due, or makes the stream not busy.
+func (s *stream) take() due {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	what := s.due
+	s.due = 0
+	if what == 0 || s.ended {
+		s.busy = false
+		return 0
+	}
+	return what
+}
+
+// finish ends a wait. It needs mu.
+func (s *stream) finish() {
+	s.ended = true
+	close(s.done)
+}
+
+// attach gives a stream its transport, unless the hub has ended it.
+func (s *stream) attach(out transport) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		out.end(false)
+		return false
+	}
+	s.out = out
+	return true
+}
+
+// gone reports whether the agent has surely hung up.
+func (s *stream) gone() bool {
+	s.mu.Lock()
+	out := s.out
+	s.mu.Unlock()
+	return out != nil && out.gone()
+}
+
+// end ends the stream, once: in order, or with an error at once.
+func (s *stream) end(err error) {
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		return
+	}
+	s.finish()
+	out := s.out
+	s.mu.Unlock()
+	if s.poll { // it counts itself out
+		return
+	}
+	if out != nil {
+		out.end(err == nil)
+	}
+	s.hub.leave(s)
+	s.hub.config.Logger.Debug("agent disconnected", "host", s.grant.host, "err", err)
+}
+
+// serve writes what is due until nothing is. A caller that is not patient is not kept
+// by an agent that takes nothing: a goroutine of the stream's own goes on then.
+func (s *stream) serve(r *round, patient bool) {
+	for what := s.take(); what != 0; what = s.take() {
+		m, err := s.compose(r, what)
+		if err != nil {
+			s.end(err)
+			return
+		}
+		r = nil // the next look is at the newest
+		if !patient && !s.out.quick(len(m.frame)) {
+			s.hub.serving.Add(1) // the stream's own keeps it above zero
+			go func() {
+				defer s.hub.serving.Done()
+				if s.deliver(m) {
+					s.serve(nil, true)
+				}
+			}()
+			return
+		}
+		if !s.deliver(m) {
+			return
 		}
 	}
-	return v
 }
 
-func (v view) equal(o view) bool {
-	return slices.Equal(v.rings, o.rings) && slices.Equal(v.servers, o.servers) && bytes.Equal(v.ca, o.ca)
+// A message is what goes out in one write.
+type message struct {
+	frame []byte // the events, behind frameRoom bytes
+	state *State // what the agent is at afterwards; nil: as before
+	view  *view
+	turn  uint64
+	last  bool // the stream ends with it
 }
 
-// message is the sealed content of a ring event.
-func (h *Hub) message(position string, v view) wire.State {
-	m := wire.State{
-		V: position, AsOf: h.asOf(),
-		StaleAfter: int64(h.config.StaleAfter / time.Second), MaxStale: int64(h.config.MaxStale / time.Second),
-		Servers: v.servers, CA: string(v.ca),
-		Rings: make([]wire.Ring, 0, len(v.rings)),
+// deliver writes a message, and reports whether the stream goes on.
+func (s *stream) deliver(m message) bool {
+	var err error
+	if len(m.frame) > frameRoom {
+		err = s.out.write(m.frame)
 	}
-	m.IssuedAt = h.now() // taken last: not before AsOf
-	for _, set := range v.rings {
-		m.Rings = append(m.Rings, wire.RingOf(set))
+	putFrame(m.frame)
+	if err != nil || m.last {
+		s.end(err)
+		return false
 	}
-	return m
+	if m.state != nil {
+		s.mu.Lock()
+		s.told, s.turn = m.view, m.turn
+		s.mu.Unlock()
+		s.shown.Store(&m.state.V)
+	}
+	return true
 }
 
-// enter counts a stream in, unless the hub is closing or its host has too many.
-func (h *Hub) enter(s *stream) *wire.Problem {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed {
-		return problem(wire.Draining)
+// compose makes the events that are due. A round that is nil, or older than what the
+// agent has been told, gives way to a new one.
+func (s *stream) compose(r *round, what due) (message, error) {
+	if r == nil || r.turn < s.turn { // turn is the busy one's to read
+		r, _ = s.hub.look()
+		defer r.end()
 	}
-	if h.perHost[s.grant.host] >= h.config.MaxStreams {
-		return problem(wire.TooManyStreams)
+	m := message{frame: takeFrame()}
+	var err error
+	if what&dueHello != 0 {
+		m.frame, err = wire.AppendEvent(m.frame, wire.Event{Name: wire.EventHello, Retry: s.hub.spread()}, wire.Hello{
+			Proto: 1, SN: s.server.String(), Server: s.hub.config.Server, Heartbeat: s.hub.config.Heartbeat.Seconds()})
 	}
-	h.perHost[s.grant.host]++
-	h.streams[s] = struct{}{}
-	h.serving.Add(1)
+	host, p := s.hub.hostOf(s.grant)
+	switch {
+	case err != nil:
+	case p != nil:
+		s.hub.config.Logger.Info("agent cut off", "host", s.grant.host, "problem", p.Title)
+		m.last = true
+		m.frame, err = wire.AppendEvent(m.frame, wire.Event{Name: wire.EventProblem}, p)
+	case what&dueBye != 0:
+		spread := s.hub.spread()
+		m.last = true
+		m.frame, err = wire.AppendEvent(m.frame, wire.Event{Name: wire.EventBye, Retry: spread},
+			wire.Bye{Reason: "draining", ReconnectMS: [2]uint64{0, uint64(spread.Milliseconds())}})
+	case r.state != nil:
+		err = s.tell(&m, r, r.view(host), what)
+	}
+	return m, err
+}
+
+// tell appends the state, if it tells the agent something new, and the heartbeat
+// that is due.
+func (s *stream) tell(m *message, r *round, v *view, what due) error {
+	m.state, m.view, m.turn = r.state, v, r.turn
+	if !v.equal(s.told) { // told is the busy one's to read
+		plain, err := r.ring(v)
+		if err != nil {
+			return err
+		}
+		m.frame = s.channel.AppendEvent(m.frame, wire.Event{Name: wire.EventRing, ID: r.state.V}, r.state.V, plain)
+	}
+	if what&dueBeat == 0 {
+		return nil
+	}
+	plain, err := r.heartbeat()
+	if err != nil {
+		return err
+	}
+	m.frame = s.channel.AppendEvent(m.frame, wire.Event{Name: wire.EventBeat, Retry: s.hub.spread()}, r.state.V, plain)
 	return nil
 }
 
-func (h *Hub) leave(s *stream) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.streams, s)
-	if h.perHost[s.grant.host]--; h.perHost[s.grant.host] == 0 {
-		delete(h.perHost, s.grant.host)
-	}
-	h.serving.Done()
-}
-
-// spread is the time over which all agents may come back: 2,000 a second, so that
-// they do not all do so at once.
-func (h *Hub) spread() time.Duration {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return min(max(time.Duration(len(h.streams))*time.Second/2000, 250*time.Millisecond), 5*time.Second)
-}
-
+// serveStream lets an agent in. Over HTTP/1.1 it returns once the agent has the
+// state; else when the stream has ended.
 func (h *Hub) serveStream(w http.ResponseWriter, r *http.Request, g *grant) {
 	if state, _ := h.config.Source.Watch(); state == nil {
 		h.refuse(w, r, g, *problem(wire.NoState))
 		return
 	}
-	server := wire.NewNonce()
-	channel, err := wire.NewChannel(g.secret, g.host, g.nonce, server)
-	if err != nil {
-		h.config.Logger.Error("sealing key of a stream", "host", g.host, "err", err)
-		http.Error(w, "internal error", http.StatusInternalServerError)
+	s := &stream{hub: h, grant: g, server: wire.NewNonce(),
+		done: make(chan struct{}), busy: true, due: dueHello | dueState}
+	var err error
+	if s.channel, err = wire.NewChannel(g.secret, g.host, g.nonce, s.server); err != nil {
+		h.broken(w, err)
 		return
 	}
-	s := &stream{hub: h, grant: g, channel: channel, out: w, control: http.NewResponseController(w)}
-	if p := h.enter(s); p != nil {
+	if p := h.admitted(s); p != nil {
 		h.refuse(w, r, g, *p)
 		return
 	}
-	defer h.leave(s)
+	h.config.Logger.Debug("agent connected", "host", g.host, "remote", r.RemoteAddr)
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Accel-Buffering", "no")
-	h.config.Logger.Debug("agent connected", "host", g.host, "remote", r.RemoteAddr)
-	err = s.write(wire.Event{Name: wire.EventHello, Retry: h.spread()}, wire.Hello{
-		Proto: 1, SN: server.String(), Server: h.config.Server, Heartbeat: h.config.Heartbeat.Seconds()})
-	if err == nil {
-		err = s.run(r)
-	}
-	h.config.Logger.Debug("agent disconnected", "host", g.host, "remote", r.RemoteAddr, "err", err)
-}
-
-// run keeps the agent at the newest state until the stream breaks or ends.
-func (s *stream) run(r *http.Request) error {
-	period := s.hub.config.Heartbeat
-	// Each stream has a phase of its own, so that thousands do not tick at once.
-	beat := time.NewTimer(period/2 + rand.N(period/2+1))
-	defer beat.Stop()
-	for {
-		state, changed := s.hub.config.Source.Watch()
-		host, p := s.hub.hostOf(s.grant)
-		if p != nil {
-			s.hub.config.Logger.Info("agent cut off", "host", s.grant.host, "problem", p.Title)
-			return s.write(wire.Event{Name: wire.EventProblem}, p)
+	if out := hijack(w, r); out != nil {
+		if s.attach(out) {
+			s.serve(nil, true)
 		}
-		if err := s.tell(state, host); err != nil {
-			return err
-		}
-		select {
-		case <-changed:
-		case <-beat.C:
-			beat.Reset(period)
-			if err := s.beat(); err != nil {
-				return err
-			}
-		case <-r.Context().Done():
-			return r.Context().Err()
-		case <-s.hub.closing:
-			spread := s.hub.spread()
-			return s.write(wire.Event{Name: wire.EventBye, Retry: spread},
-				wire.Bye{Reason: "draining", ReconnectMS: [2]uint64{0, uint64(spread.Milliseconds())}})
-		}
+		return
 	}
-}
-
-// tell brings the agent to state. What changed for others only is no reason to
-// wake this agent: its next heartbeat carries the new position.
-func (s *stream) tell(state *State, host Host) error {
-	if state == nil {
-		return nil
+	out := &answer{w: w, control: http.NewResponseController(w)}
+	defer out.close()
+	if s.attach(out) {
+		s.serve(nil, true)
 	}
-	v := viewOf(state, host)
-	if s.shown.Load() == nil || !v.equal(s.told) {
-		sealed, err := s.channel.Seal(wire.EventRing, state.V, s.hub.message(state.V, v))
-		if err != nil {
-			return err
-		}
-		if err := s.write(wire.Event{Name: wire.EventRing, ID: state.V}, sealed); err != nil {
-			return err
-		}
-		s.told = v
+	select {
+	case <-s.done:
+	case <-r.Context().Done():
+		s.end(r.Context().Err())
 	}
-	s.shown.Store(&state.V)
-	return nil
-}
-
-func (s *stream) beat() error {
-	shown := s.shown.Load()
-	if shown == nil {
-		return nil
-	}
-	position := *shown
-	sealed, err := s.channel.Seal(wire.EventBeat, position, wire.Beat{AsOf: s.hub.asOf()})
-	if err != nil {
-		return err
-	}
-	return s.write(wire.Event{Name: wire.EventBeat, Retry: s.hub.spread()}, sealed)
-}
-
-// write sends one event at once. The deadline is taken away again afterwards: over
-// HTTP/2 it would end the idle stream.
-func (s *stream) write(e wire.Event, v any) error {
-	message, err := wire.AppendEvent(nil, e, v)
-	if err != nil {
-		return err
-	}
-	if err := s.control.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-		return err
-	}
-	if _, err := s.out.Write(message); err != nil {
-		return err
-	}
-	if err := s.control.Flush(); err != nil {
-		return err
-	}
-	return s.control.SetWriteDeadline(time.Time{})
 }

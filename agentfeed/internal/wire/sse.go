@@ -32,16 +32,21 @@ func AppendEvent(dst []byte, e Event, v any) ([]byte, error) {
 	if err != nil {
 		return dst, err
 	}
-	if e.Retry > 0 {
-		dst = fmt.Appendf(dst, "retry: %d\n", e.Retry.Milliseconds())
-	}
-	dst = fmt.Appendf(dst, "event: %s\n", e.Name)
-	if e.ID != "" {
-		dst = fmt.Appendf(dst, "id: %s\n", e.ID)
-	}
-	dst = append(dst, "data: "...)
-	dst = append(dst, data...)
+	dst = append(appendFields(dst, e), data...)
 	return append(dst, "\n\n"...), nil
+}
+
+// appendFields appends all that comes before the data.
+func appendFields(dst []byte, e Event) []byte {
+	if e.Retry > 0 {
+		dst = strconv.AppendInt(append(dst, "retry: "...), e.Retry.Milliseconds(), 10)
+		dst = append(dst, '\n')
+	}
+	dst = append(append(append(dst, "event: "...), e.Name...), '\n')
+	if e.ID != "" {
+		dst = append(append(append(dst, "id: "...), e.ID...), '\n')
+	}
+	return append(dst, "data: "...)
 }
 
 // A Reader reads the events of a stream.

@@ -46,6 +46,40 @@ func TestChannelWantsEachNumberOnce(t *testing.T) {
 	}
 }
 
+// TestAppendedEventsRead: what a channel appends reads and opens like what is sealed
+// and appended in two steps.
+func TestAppendedEventsRead(t *testing.T) {
+	v := sealVector{Secret: secretHex, Host: "web-1", ClientNonce: wire.Nonce{1}.String(), ServerNonce: wire.Nonce{2}.String(), N: 1}
+	sealer, opener := v.channel(t), v.channel(t)
+	stream := []byte("event: other\ndata: {}\n\n")
+	sizes := []int{0, 1, 2, 3, 4, 700, 9000, 100}
+	for _, size := range sizes {
+		plain, err := json.Marshal(strings.Repeat("x", size))
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream = sealer.AppendEvent(stream, wire.Event{Name: wire.EventRing, ID: "1.2-3.4", Retry: 250 * time.Millisecond}, "1.2-3.4", plain)
+	}
+	r := wire.NewReader(bytes.NewReader(stream))
+	if e, err := r.Next(); err != nil || e.Name != "other" {
+		t.Fatalf("%+v, %v", e, err)
+	}
+	for _, size := range sizes {
+		e, err := r.Next()
+		var envelope wire.Envelope
+		var got string
+		if err != nil || e.Name != wire.EventRing || e.ID != "1.2-3.4" || e.Retry != 250*time.Millisecond || json.Unmarshal(e.Data, &envelope) != nil {
+			t.Fatalf("%+v, %v", e, err)
+		}
+		if err := opener.Open(wire.EventRing, envelope, &got); err != nil || len(got) != size {
+			t.Errorf("%d bytes of %d: %v", len(got), size, err)
+		}
+	}
+	if _, err := r.Next(); err != io.EOF {
+		t.Errorf("after the last: %v", err)
+	}
+}
+
 func TestKeyBytesAreInJSONOnly(t *testing.T) {
 	m := material(t, keyHex)
 	key := wire.Key{KID: m.KID(), Role: keystore.Current, K: wire.Bytes{Material: m}}

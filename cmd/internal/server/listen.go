@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/keytide/keytide/agentfeed/hub"
 )
 
 const (
@@ -22,9 +24,6 @@ const (
 	// adminAnswer bounds an answer of the admin API: a verification of a million
 	// events takes a minute.
 	adminAnswer = 2 * time.Minute
-	// feedBuffer is a feed socket's send buffer. With the kernel's own choice, an
-	// agent that has stopped reading holds half a megabyte and more.
-	feedBuffer = 16 << 10
 )
 
 // A listener is one port with its server.
@@ -54,7 +53,9 @@ func (s *site) listen() error {
 	if s.feed, err = s.open("feed", s.cfg.Feed.Listen, feed); err != nil {
 		return err
 	}
-	s.feed.socket = smallBuffers{s.feed.socket}
+	door := hub.NewDoor(s.feed.socket, silentAgents(s.log))
+	door.Guard(s.feed.server)
+	s.feed.socket = door
 	if s.admin, err = s.open("admin", s.cfg.Admin.Listen, admin); err != nil {
 		return err
 	}
@@ -143,17 +144,6 @@ func (l *listener) stop(deadline context.Context) error {
 		return errors.Join(fmt.Errorf("%s listener: requests were cut: %w", l.name, err), l.server.Close())
 	}
 	return nil
-}
-
-// smallBuffers gives accepted connections a small send buffer.
-type smallBuffers struct{ net.Listener }
-
-func (s smallBuffers) Accept() (net.Conn, error) {
-	conn, err := s.Listener.Accept()
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		tcp.SetWriteBuffer(feedBuffer) // an improvement, not a need
-	}
-	return conn, err
 }
 
 // quietHandler takes net/http's own lines: a panic is an error, all the others are

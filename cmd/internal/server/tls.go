@@ -17,7 +17,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/keytide/keytide/keystore"
 	"github.com/keytide/keytide/keystore/secretfile"
 )
 
@@ -168,10 +167,6 @@ func loadPair(certPath, keyPath string) (*tls.Certificate, error) {
 	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil {
 		return nil, fmt.Errorf("certificate %s with key %s: %w", certPath, keyPath, err)
-	}
-	if _, ok := pair.PrivateKey.(*ecdsa.PrivateKey); !ok && pair.Leaf.PublicKeyAlgorithm == x509.RSA {
-		return nil, fmt.Errorf("%w: certificate %s has an RSA key, which costs a server some 25 times more for each agent that connects; use ECDSA P-256 or Ed25519",
-			keystore.ErrInvalid, certPath)
 	}
 	return &pair, nil
 }
