@@ -50,27 +50,21 @@ func newBlackout(weekly, dated []keystore.Span) (blackout, error) {
 // weekly reports whether a window that comes each week covers this minute of it.
 func (b blackout) weekly(minute int) bool { return b.week != nil && b.week[minute] > 0 }
 
-// at returns the wall-clock times, in seconds, between which windows cover wall, as
-// far as one kind of window reaches; the same time twice if none does.
-func (b blackout) at(wall int64) (begin, end int64) {
+// at returns the wall-clock times, in seconds, from which and to which one of the
+// windows covers wall, and false if none does.
+func (b blackout) at(wall int64) (begin, end int64, covered bool) {
 	minute := floorDiv(wall, 60)
-	begin, end = minute, minute
-	if b.week != nil {
-		// 1970-01-01 was a Thursday.
-		m := floorMod(minute+int64(time.Thursday)*keystore.MinutesPerDay, keystore.MinutesPerWeek)
-		if n := b.week[m]; n > 0 {
-			begin, end = minute-int64(b.back[m]), minute+int64(n)
-		}
-	}
 	for _, span := range b.dated {
 		if from, to := int64(span.From), int64(span.To); from <= minute && minute < to {
-			begin, end = min(begin, from), max(end, to)
+			return from * 60, to * 60, true
 		}
 	}
-	if begin == end {
-		return wall, wall
+	if b.week == nil {
+		return 0, 0, false
 	}
-	return begin * 60, end * 60
+	// 1970-01-01 was a Thursday.
+	m := floorMod(minute+int64(time.Thursday)*keystore.MinutesPerDay, keystore.MinutesPerWeek)
+	return (minute - int64(b.back[m])) * 60, (minute + int64(b.week[m])) * 60, b.week[m] > 0
 }
 
 // maxMoves bounds the moves from window to window and from clock change to clock
@@ -81,8 +75,8 @@ const maxMoves = 10_000
 func (p *Plan) release(t time.Time) (time.Time, bool) {
 	for range maxMoves {
 		wall := p.zone.wall(t)
-		begin, end := p.black.at(wall)
-		if begin == end {
+		_, end, covered := p.black.at(wall)
+		if !covered {
 			return t, true
 		}
 		next := time.Unix(t.Unix()+end-wall, 0).UTC()
@@ -97,21 +91,21 @@ func (p *Plan) release(t time.Time) (time.Time, bool) {
 // begin returns since when windows have covered every instant up to t, and false if
 // none covers t.
 func (p *Plan) begin(t time.Time) (time.Time, bool) {
-	covered := false
+	found := false
 	for range maxMoves {
 		wall := p.zone.wall(t)
-		begin, end := p.black.at(wall)
-		if begin == end {
+		begin, _, covered := p.black.at(wall)
+		if !covered {
 			break
 		}
-		covered = true
+		found = true
 		since := time.Unix(t.Unix()+begin-wall, 0).UTC()
 		for bound, ok := p.zone.bound(since); ok && !bound.After(t); bound, ok = p.zone.bound(bound) {
 			since = bound
 		}
 		t = since.Add(-time.Second)
 	}
-	return t.Add(time.Second), covered
+	return t.Add(time.Second), found
 }
 
 // ends returns the instants at which dated windows end.

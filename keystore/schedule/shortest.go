@@ -91,7 +91,10 @@ func (p *Plan) shortestOnWall() time.Duration {
 	var last int64
 	for n := int64(0); n < (shortestTo-shortestFrom+1)*366 && (n < cycleDays || slots < 2); n++ {
 		for _, minute := range p.times.on(first + n) {
-			_, slot := weekly.at((first+n)*daySeconds + int64(minute)*60)
+			slot := (first+n)*daySeconds + int64(minute)*60
+			if _, end, covered := weekly.at(slot); covered {
+				slot = end
+			}
 			if slot == last {
 				continue
 			}

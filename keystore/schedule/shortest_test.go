@@ -41,6 +41,7 @@ func TestShortest(t *testing.T) {
 		{"weekly mon@02:30", "", "2026-12-21..2026-12-21", 146*time.Hour + 30*time.Minute},
 		// The clock change moves 02:30 to 03:00, and the window that to 04:00.
 		{"daily 02:30,04:10", "Europe/Berlin", "03:00-04:00", 10 * time.Minute},
+		{"daily 02:30,12:10,14:00", "Europe/Berlin", "03:00-12:00", 10 * time.Minute},
 	} {
 		if got := compile(t, c.rule, c.tz, c.blackout).Shortest(); got != c.want {
 			t.Errorf("%s %s %s: Shortest = %v, want %v", c.rule, c.tz, c.blackout, got, c.want)
