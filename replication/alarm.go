@@ -23,6 +23,11 @@ const (
 	AlarmForked AlarmKind = "forked"
 	// AlarmTwoBoots: two running servers use one server id.
 	AlarmTwoBoots AlarmKind = "two_boots"
+	// AlarmForgotten: this server was forgotten; or, with a key, a server that was
+	// forgotten, and knows it, still speaks in the ledger.
+	AlarmForgotten AlarmKind = "forgotten"
+	// AlarmClock: this server's clock is not to be relied on.
+	AlarmClock AlarmKind = "clock"
 	// AlarmDisk: the replica's file does not take what was applied.
 	AlarmDisk AlarmKind = "disk"
 )
@@ -39,7 +44,9 @@ type Alarm struct {
 
 // ofEntry reports whether the alarm is about what somebody wrote, and changes nothing
 // of what this server does.
-func (a Alarm) ofEntry() bool { return a.Kind == AlarmTampered || a.Kind == AlarmValueDiffers }
+func (a Alarm) ofEntry() bool {
+	return a.Kind == AlarmTampered || a.Kind == AlarmValueDiffers || a.Kind == AlarmForgotten && a.Key != ""
+}
 
 const (
 	alarmsKept = 24 * time.Hour // after they ended

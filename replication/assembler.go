@@ -87,6 +87,7 @@ type verdict struct {
 	part     *part
 	beacon   *events.Beacon
 	server   *events.ServerRecord
+	gone     string // the server that the event makes forgotten; it may come anew, with another key
 }
 
 func (v *verdict) alarm(kind AlarmKind, key, format string, args ...any) {
@@ -291,6 +292,9 @@ func (a *assembler) takeNext(v *verdict, n keystore.N, e events.Entry) {
 	a.part.size += len(rec)
 	for _, effect := range ev.Effects {
 		a.expect(v, effect)
+	}
+	if ev.Type == events.TypeServerForgotten {
+		a.forgetServer(v, ev)
 	}
 }
 

@@ -1,6 +1,8 @@
 package replication
 
 import (
+	"errors"
+
 	"github.com/keytide/keytide/events"
 )
 
@@ -61,7 +63,9 @@ func (a *assembler) takeServer(v *verdict, id string, e events.Entry) {
 	}
 	rec, err := openServer(a.state, id, e.Value)
 	if err != nil {
-		v.alarm(AlarmTampered, e.Key, "it is not the server's own: %v", err)
+		if e.Revision > a.tip.revision { // an older one was judged before, by who was a member then
+			a.refuseServer(v, id, e, err)
+		}
 		return
 	}
 	if rec.Counter <= a.servers[id] {
@@ -73,7 +77,36 @@ func (a *assembler) takeServer(v *verdict, id string, e events.Entry) {
 	}
 	a.servers[id] = rec.Counter
 	v.end(AlarmTampered, e.Key)
+	v.end(AlarmForgotten, e.Key)
 	v.server = &rec
+}
+
+// refuseServer says what is wrong with a record. That of a server which has not
+// learned yet that it is forgotten is passed by: it is on its way to end.
+func (a *assembler) refuseServer(v *verdict, id string, e events.Entry, why error) {
+	if !errors.Is(why, events.ErrForgotten) {
+		v.alarm(AlarmTampered, e.Key, "it is not the server's own: %v", why)
+		return
+	}
+	member, _ := a.state.Member(id)
+	rec, err := events.DecodeServer(e.Value)
+	switch {
+	case err != nil || events.VerifyServer(e.Value, member.PublicKey) != nil:
+		v.alarm(AlarmTampered, e.Key, "it is not the server's own, and that server is forgotten")
+	case rec.Applied.N >= member.Forgotten:
+		v.alarm(AlarmForgotten, e.Key, "server %s was forgotten by event %d, and still puts its record: end it, and its credentials", id, member.Forgotten)
+	}
+}
+
+// forgetServer drops what is known of a server that an event makes forgotten: if it
+// joins anew, its counter begins anew too.
+func (a *assembler) forgetServer(v *verdict, ev events.Event) {
+	c, err := events.DecodeServerChange(ev.Type, ev.Payload)
+	if err != nil {
+		return // the fold has read it
+	}
+	delete(a.servers, c.ID)
+	v.gone = c.ID
 }
 
 // ofThisHistory reports whether a server can have applied this. A record stands in the

@@ -90,7 +90,7 @@ func (m *Member) beatOnce(ctx context.Context) {
 	if s := m.Freshness().State; s == events.Forked || s == events.Halted {
 		return // its word on where the log ends would be wrong
 	}
-	if !m.speaks() {
+	if !m.speaks() || m.Clock().Outvoted {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, m.cfg.FreshLimit/2)

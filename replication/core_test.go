@@ -179,6 +179,9 @@ func (n *node) stop() {
 		return
 	}
 	n.stopped = true
+	if n.link != nil {
+		n.link.thaw()
+	}
 	n.cancel()
 	if err := <-n.done; err != nil {
 		n.tb.Errorf("Run = %v, want nil", err)
@@ -274,6 +277,8 @@ type link struct {
 	append func(ctx context.Context, b events.Batch) (events.Revision, error) // instead of the next ones; nil: none
 	deaf   bool                                                               // records are dropped
 	short  bool                                                               // Info says that the bucket is empty
+	mute   bool                                                               // beacons are dropped
+	frozen chan struct{}                                                      // everything waits until it is closed; nil: nothing does
 	told   int                                                                // how often it did
 }
 
@@ -320,6 +325,62 @@ func lost(ctx context.Context) error {
 	return errors.Join(events.ErrUnknown, ctx.Err())
 }
 
+// freeze holds up whatever goes over the link, as a process that is stopped does;
+// thaw lets it go on where it was.
+func (l *link) freeze() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.frozen = make(chan struct{})
+}
+
+func (l *link) thaw() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.frozen != nil {
+		close(l.frozen)
+		l.frozen = nil
+	}
+}
+
+// still waits while the link is frozen, whatever becomes of the caller's context: a
+// stopped process does not see that end either.
+func (l *link) still() {
+	l.mu.Lock()
+	frozen := l.frozen
+	l.mu.Unlock()
+	if frozen != nil {
+		<-frozen
+	}
+}
+
+// stillIn is still for an entry that is on its way: the one who follows waits for it.
+func (l *link) stillIn(ctx context.Context) error {
+	l.mu.Lock()
+	frozen := l.frozen
+	l.mu.Unlock()
+	if frozen == nil {
+		return nil
+	}
+	select {
+	case <-frozen:
+		return nil
+	case <-ctx.Done():
+		return errors.Join(events.ErrInterrupted, errCut)
+	}
+}
+
+func (l *link) holdBeacons(hold bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mute = hold
+}
+
+func (l *link) isMute() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mute
+}
+
 func (l *link) Append(ctx context.Context, b events.Batch) (events.Revision, error) {
 	l.mu.Lock()
 	fn := l.append
@@ -334,13 +395,20 @@ func (l *link) Append(ctx context.Context, b events.Batch) (events.Revision, err
 }
 
 func (l *link) PutBeacon(ctx context.Context, value []byte, head events.Revision) error {
-	if l.isCut() {
+	l.still()
+	if l.isCut() || l.isMute() {
 		return lost(ctx)
+	}
+	if ctx.Err() != nil { // it was frozen meanwhile: what it had in hand goes out all the same
+		late, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		return l.Log.PutBeacon(late, value, head)
 	}
 	return l.Log.PutBeacon(ctx, value, head)
 }
 
 func (l *link) PutRecord(ctx context.Context, server string, value []byte) error {
+	l.still()
 	if l.isCut() {
 		return lost(ctx)
 	}
@@ -367,10 +435,14 @@ func (l *link) Info(ctx context.Context) (ledger.Info, error) {
 
 // Follow of a cut link looks well and brings nothing, as a half-open one does.
 func (l *link) Follow(ctx context.Context, from events.Revision, each func(events.Entry) error) error {
+	l.still()
 	if l.isCut() {
 		return errors.Join(events.ErrInterrupted, errCut)
 	}
 	return l.Log.Follow(ctx, from, func(e events.Entry) error {
+		if err := l.stillIn(ctx); err != nil {
+			return err
+		}
 		if l.isCut() {
 			<-ctx.Done()
 			return errors.Join(events.ErrInterrupted, errCut)

@@ -93,6 +93,9 @@ func (m *Member) followOnce(ctx context.Context, a *assembler) error {
 // reachEnd notes that everything is known that stood in the stream when following
 // began: what this server does from now on does not rest on old news.
 func (m *Member) reachEnd(end events.Revision) {
+	m.mu.Lock()
+	m.caughtUp = m.now()
+	m.mu.Unlock()
 	m.reached.raise(end + 1) // an empty stream has an end as well
 	wake(m.wakeBeat)
 	wake(m.wakeSelf)
@@ -159,11 +162,14 @@ func (m *Member) takeEntry(ctx context.Context, a *assembler, e events.Entry, en
 		}
 	}
 	m.setTip(a.tip)
+	if v.gone != "" {
+		m.forgetServer(v.gone)
+	}
 	if v.beacon != nil {
 		m.takeBeacon(*v.beacon, a.applied, e.Revision > end)
 	}
 	if v.server != nil {
-		m.takeServer(*v.server)
+		m.takeServer(*v.server, e.Revision > end)
 	}
 	m.position.raise(e.Revision)
 	if v.reread {
@@ -181,6 +187,7 @@ func (m *Member) takePart(ctx context.Context, a *assembler, p *part) error {
 			m.forked(a, fmt.Sprintf("the replica's own file does not go on: %v", err))
 			return err
 		}
+		m.noteStanding()
 	}
 	m.pending = p
 	return m.writePending(ctx)

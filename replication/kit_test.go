@@ -62,6 +62,28 @@ func NewMemberOf(tb testing.TB, id, region string, key ed25519.PrivateKey) event
 	return events.Member{ID: id, Region: region, PublicKey: key.Public().(ed25519.PublicKey), P256Key: p256.PublicKey().Bytes()}
 }
 
+// Servers decides on a change of the members.
+func Servers(tb testing.TB, c events.ServerChange) Decide {
+	return func(*events.State) (Proposal, error) {
+		tb.Helper()
+		payload, err := c.Encode()
+		return Proposal{Type: c.Type, Payload: payload, Actor: "test"}, err
+	}
+}
+
+// Invited and Joined are the changes by which a server becomes a member.
+func Invited(m events.Member) events.ServerChange {
+	return events.ServerChange{
+		Type: events.TypeServerInvited, ID: m.ID, Region: m.Region, Token: events.TokenHash("token"), Expires: time.Now().Add(time.Hour),
+	}
+}
+
+func Joined(m events.Member) events.ServerChange {
+	return events.ServerChange{
+		Type: events.TypeServerJoined, ID: m.ID, Region: m.Region, PublicKey: m.PublicKey, P256Key: m.P256Key, MAC: [32]byte{1},
+	}
+}
+
 // NewPen founds a ledger.
 func NewPen(tb testing.TB) *Pen {
 	tb.Helper()
@@ -384,4 +406,14 @@ func FillDisk(tb testing.TB, r *Replica) (mend func()) {
 	}
 	set(1)
 	return func() { set(0) }
+}
+
+// openRecord is a record of the pen's server.
+func openRecord(tb testing.TB, p *Pen) events.ServerRecord {
+	tb.Helper()
+	rec, err := openServer(p.State, p.Server, p.Record(tb, p.Key).Value)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return rec
 }

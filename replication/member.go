@@ -139,16 +139,18 @@ type Member struct {
 	wakeSelf chan struct{}         // holds one: put the own record now
 	kick     chan struct{}         // holds one: follow anew
 
-	mu      sync.Mutex // guards the fields below
-	base    time.Time  // the clock that does not jump: base plus time elapsed
-	fresh   *freshness
-	tip     tip
-	holder  holder
-	servers map[string]ServerView
-	self    presence
-	trial   *events.State // owned by the writer
-	state   events.ServerState
-	fatal   chan error
+	mu       sync.Mutex // guards the fields below
+	base     time.Time  // the clock that does not jump: base plus time elapsed
+	fresh    *freshness
+	tip      tip
+	holder   holder
+	servers  map[string]ServerView // of members, by their id
+	caughtUp time.Time             // when everything was read that stood there as following began
+	self     presence
+	standing Standing
+	trial    *events.State // owned by the writer
+	state    events.ServerState
+	fatal    chan error
 }
 
 // New makes a member of the ledger that the replica is of. It does nothing before
@@ -187,8 +189,9 @@ func (m *Member) Run(ctx context.Context) error {
 
 func (m *Member) runParts(ctx context.Context) error {
 	defer close(m.stopped)
+	m.noteStanding()
 	g, inner := errgroup.WithContext(ctx)
-	for _, part := range []func(context.Context){m.follow, m.beat, m.present, m.write, m.observe} {
+	for _, part := range []func(context.Context){m.follow, m.beat, m.present, m.write, m.observe, m.comeBack} {
 		g.Go(func() error { part(inner); return nil })
 	}
 	g.Go(func() error {
@@ -219,11 +222,17 @@ func (m *Member) now() time.Time { return m.base.Add(time.Since(m.base)) }
 func (m *Member) Freshness() Freshness {
 	m.mu.Lock()
 	f := m.fresh.at(m.now())
+	standing := m.standing
 	m.mu.Unlock()
 	if a, ok := m.alarms.first(AlarmForked); ok {
 		f.State, f.Why = events.Forked, a.Why
 	} else if a, ok := m.alarms.first(AlarmHalted); ok {
 		f.State, f.Why = events.Halted, a.Why
+	} else if why := standing.why(m.replica.applied.load()); why != "" {
+		f.State, f.Why, f.AsOf = events.Stale, why, time.Time{}
+		if standing.Forgotten != 0 {
+			f.State = events.Halted
+		}
 	}
 	return f
 }
@@ -243,8 +252,9 @@ func (m *Member) observe(ctx context.Context) {
 		}
 		f := m.Freshness()
 		m.tellState(f)
+		m.watchClock()
 		switch {
-		case f.State != events.Stale:
+		case f.State != events.Stale, !m.Standing().Member:
 			retry.reset()
 			kickAt = time.Time{}
 		case kickAt.IsZero():

@@ -23,6 +23,8 @@ type ServerView struct {
 	Age     time.Duration // since the record came to this server
 	Self    bool          // it is this server's own
 	arrived time.Time
+	live    bool // it was put while this server was following
+	ahead   clockSamples
 }
 
 // presence is what the server knows of its own records. Records are told apart by
@@ -63,10 +65,16 @@ func (m *Member) Servers() []ServerView {
 	return out
 }
 
-func (m *Member) takeServer(rec events.ServerRecord) {
+// takeServer notes an accepted record. live is false for one that stood there before
+// following began: it may be of any age.
+func (m *Member) takeServer(rec events.ServerRecord, live bool) {
 	m.mu.Lock()
 	self := rec.ID == m.id.Server
-	m.servers[rec.ID] = ServerView{Record: rec, Self: self, arrived: m.now()}
+	view := ServerView{Record: rec, Self: self, arrived: m.now(), live: live, ahead: m.servers[rec.ID].ahead}
+	if live {
+		view.ahead.add(rec, view.arrived)
+	}
+	m.servers[rec.ID] = view
 	two := self && m.takeSelf(rec)
 	m.mu.Unlock()
 	m.views.raise(m.views.load() + 1)
@@ -74,6 +82,14 @@ func (m *Member) takeServer(rec events.ServerRecord) {
 		m.raise(Alarm{Kind: AlarmTwoBoots, Key: events.ServerKey(rec.ID), Why: fmt.Sprintf("another server of this id runs at %s", rec.Address)})
 		wake(m.wakeSelf) // the other one has to learn that this one is here
 	}
+}
+
+// forgetServer drops what a server said that is a member no more.
+func (m *Member) forgetServer(id string) {
+	m.mu.Lock()
+	delete(m.servers, id)
+	m.mu.Unlock()
+	m.views.raise(m.views.load() + 1)
 }
 
 // takeSelf notes a record under the own id, and reports whether there are two boots
@@ -129,12 +145,13 @@ func (m *Member) presentStopped() {
 }
 
 func (m *Member) putRecord(ctx context.Context, state events.ServerState) {
+	offset := m.Clock().Offset
 	m.mu.Lock()
 	m.self.counter++
 	rec := events.ServerRecord{
 		ID: m.id.Server, Region: m.id.Region, Address: m.id.Address, PublicKey: m.id.Key.Public().(ed25519.PublicKey),
-		Levels: []uint64{formatLevel}, Boot: m.boot, Counter: m.self.counter, At: m.now(), State: state,
-		Applied: m.replica.durableHead(),
+		Levels: []uint64{formatLevel}, Boot: m.boot, Counter: m.self.counter, State: state,
+		At: time.Now(), ClockOffset: offset, Applied: m.replica.durableHead(),
 	}
 	m.mu.Unlock()
 	if m.cfg.Agents != nil {

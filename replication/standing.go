@@ -1,0 +1,110 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/keytide/keytide/events"
+	"github.com/keytide/keytide/keystore"
+)
+
+// A Standing is what the ledger says of this server itself, as far as its replica
+// goes: a server that is cut off does not learn that it is forgotten.
+type Standing struct {
+	Member    bool       // it is a member, with its own key
+	Excluded  keystore.N // the event by which rollovers do not wait for it; 0: they do
+	Forgotten keystore.N // the event by which it is gone for good; 0: it is not
+}
+
+func standingOf(s *events.State, id Identity) Standing {
+	member, known := s.Member(id.Server)
+	switch {
+	case !known:
+		return Standing{}
+	case member.Forgotten != 0:
+		return Standing{Forgotten: member.Forgotten}
+	case !member.PublicKey.Equal(id.Key.Public()):
+		return Standing{Forgotten: member.Joined} // another server has joined as this one
+	}
+	return Standing{Member: true, Excluded: member.Excluded}
+}
+
+// Standing says what the ledger says of this server.
+func (m *Member) Standing() Standing {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.standing
+}
+
+// noteStanding looks at what the replica says of this server since it has shown
+// another state.
+func (m *Member) noteStanding() {
+	var now Standing
+	var n keystore.N
+	m.replica.Read(func(s *events.State) { now, n = standingOf(s, m.id), s.N() })
+	m.mu.Lock()
+	before := m.standing
+	m.standing = now
+	m.mu.Unlock()
+	if now.Forgotten != 0 {
+		m.raise(Alarm{Kind: AlarmForgotten, Why: now.why(n)})
+	}
+	if before != now && n > 0 {
+		m.logger.Warn("standing of this server", "member", now.Member, "excluded", uint64(now.Excluded), "forgotten", uint64(now.Forgotten))
+		wake(m.wakeSelf)
+	}
+}
+
+// why says why this server must not feed, or be believed; "" if nothing is against it.
+func (s Standing) why(n keystore.N) string {
+	switch {
+	case s.Forgotten != 0:
+		return fmt.Sprintf("this server was forgotten by event %d: it feeds nothing until it has been invited anew", s.Forgotten)
+	case !s.Member && n > 0:
+		return "this server is not a member of the ledger, as far as its replica goes"
+	}
+	return ""
+}
+
+// comeBack ends this server's exclusion by an event of its own as soon as it is fresh:
+// that it could write the event shows that it has read everything before.
+func (m *Member) comeBack(ctx context.Context) {
+	retry := newBackoff(m.cfg.Seed+5, m.cfg.BeaconPeriod, 8*m.cfg.FreshLimit)
+	for {
+		wait := m.cfg.BeaconPeriod
+		if excluded := m.Standing().Excluded; excluded != 0 && m.Freshness().State == events.Fresh {
+			if err := m.writeReturned(ctx, excluded); err != nil && ctx.Err() == nil {
+				m.logger.Warn("this server's return", "err", err)
+				wait = retry.next()
+			} else {
+				retry.reset()
+			}
+		}
+		if !pause(ctx, wait) {
+			return
+		}
+	}
+}
+
+var errNotExcluded = errors.New("not excluded any more")
+
+func (m *Member) writeReturned(ctx context.Context, excluded keystore.N) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*m.cfg.SendTimeout)
+	defer cancel()
+	_, err := m.Commit(ctx, func(s *events.State) (Proposal, error) {
+		c := events.ServerChange{Type: events.TypeServerReturned, ID: m.id.Server}
+		payload, err := c.Encode()
+		if err == nil && standingOf(s, m.id).Excluded != excluded {
+			err = errNotExcluded
+		}
+		return Proposal{
+			Type: c.Type, Payload: payload, Actor: "keytide", Reason: "it is fresh",
+			Request: fmt.Sprintf("returned/%s/%d", m.id.Server, excluded),
+		}, err
+	})
+	if errors.Is(err, errNotExcluded) {
+		return nil
+	}
+	return err
+}
