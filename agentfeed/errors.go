@@ -42,6 +42,12 @@ func (e *ProblemError) Hint() string {
 		return "register the host anew and give the agent its new host file: keytide host register NAME --ring RING --out FILE"
 	case wire.HostRevoked:
 		return "see who revoked it: keytide host show NAME"
+	case wire.BadToken:
+		return "see which registration tokens there are: keytide host token list"
+	case wire.RegistrationRefused:
+		return "make another token: keytide host token --ring RING --out FILE"
+	case wire.HostExists:
+		return "choose another name, or end the host first: keytide host revoke NAME"
 	case wire.ClockSkew:
 		return "set this machine's clock"
 	case wire.UnsupportedVersion:

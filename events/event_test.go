@@ -180,6 +180,8 @@ func TestKeysParseBack(t *testing.T) {
 		events.ServerKey("ps-1"):    {Kind: events.KeyServer, Name: "ps-1"},
 		events.HeadKey:              {Kind: events.KeyHead},
 		events.BeaconKey:            {Kind: events.KeyBeacon},
+		events.TokenKey(kid(12)):    {Kind: events.KeyToken, KID: kid(12)},
+		events.PolicyKey("secrets"): {Kind: events.KeyPolicy, Name: "secrets"},
 	} {
 		if got, err := events.ParseKey(key); err != nil || got != want {
 			t.Errorf("ParseKey(%q) = %+v, %v, want %+v", key, got, err, want)
@@ -187,7 +189,7 @@ func TestKeysParseBack(t *testing.T) {
 	}
 	for _, key := range []string{
 		"", "log.", "log.0", "log.01", "log.+1", "log.1.2", "log.18446744073709551616", "ring.", "ring.A", "ring.a.b", "heads",
-		"material.00", "material." + strings.ToUpper(hex.EncodeToString(bytes.Repeat([]byte{0xab}, 8))), "policy.x", "beacon.",
+		"material.00", "material." + strings.ToUpper(hex.EncodeToString(bytes.Repeat([]byte{0xab}, 8))), "policy.X", "token.x", "beacon.",
 	} {
 		if got, err := events.ParseKey(key); !errors.Is(err, keystore.ErrInvalid) {
 			t.Errorf("ParseKey(%q) = %+v, %v, want one that is ErrInvalid", key, got, err)

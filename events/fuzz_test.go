@@ -78,8 +78,13 @@ func FuzzHead(f *testing.F)         { fuzzCodec(f, "head") }
 func FuzzServer(f *testing.F)       { fuzzCodec(f, "server") }
 func FuzzBeacon(f *testing.F)       { fuzzCodec(f, "beacon") }
 
+func FuzzHostChanges(f *testing.F)  { fuzzCodec(f, "host_changes") }
+func FuzzTokenChange(f *testing.F)  { fuzzCodec(f, "token_change") }
+func FuzzToken(f *testing.F)        { fuzzCodec(f, "token") }
+func FuzzSecretPolicy(f *testing.F) { fuzzCodec(f, "secret_policy") }
+
 func FuzzKey(f *testing.F) {
-	for _, key := range []string{"log.1", "ring.sso", "host.web-1", "material.00000000000000a1", "ksk.00000000000000a1", "head", "server.ps-1", "beacon"} {
+	for _, key := range []string{"log.1", "ring.sso", "host.web-1", "material.00000000000000a1", "ksk.00000000000000a1", "head", "server.ps-1", "beacon", "token.00000000000000a1", "policy.secrets"} {
 		f.Add(key)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -92,7 +97,8 @@ func FuzzKey(f *testing.F) {
 			events.KeyKSK: func() string { return events.KSKKey(key.KID) }, events.KeyHost: func() string { return events.HostKey(key.Name) },
 			events.KeyServer: func() string { return events.ServerKey(key.Name) }, events.KeyHead: func() string { return events.HeadKey },
 			events.KeyBeacon: func() string { return events.BeaconKey },
-			events.KeyRing:   func() string { return "ring." + key.Name },
+			events.KeyToken:  func() string { return events.TokenKey(key.KID) }, events.KeyPolicy: func() string { return events.PolicyKey(key.Name) },
+			events.KeyRing: func() string { return "ring." + key.Name },
 		}[key.Kind]()
 		if again != s {
 			t.Fatalf("%q parses to %+v, whose key is %q", s, key, again)

@@ -177,7 +177,7 @@ func (h *history) hostEvent(c host.Change) events.Event {
 func (h *history) register(name string) events.Event {
 	h.t.Helper()
 	was, _ := h.state.Host(name)
-	c, err := was.Register(name, []keystore.RingName{"sso"}, h.newKey())
+	c, err := was.Register(name, []keystore.RingName{"sso"}, h.newKey(), host.Grant{})
 	if err != nil {
 		h.t.Fatal(err)
 	}

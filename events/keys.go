@@ -20,6 +20,8 @@ const (
 	KeyHead                        // head: where the log ends
 	KeyServer                      // server.<id>: a policy server's own record
 	KeyBeacon                      // beacon: the proof that the ledger lives
+	KeyToken                       // token.<kid>: a registration token's state
+	KeyPolicy                      // policy.<name>: a policy of the policy store
 )
 
 // HeadKey and BeaconKey are the KV keys of which a ledger has one each.
@@ -35,6 +37,8 @@ const (
 	materialPrefix = "material."
 	kskPrefix      = "ksk."
 	serverPrefix   = "server."
+	tokenPrefix    = "token."
+	policyPrefix   = "policy."
 )
 
 // LogKey returns the KV key of event n.
@@ -49,6 +53,12 @@ func HostKey(name string) string { return hostPrefix + name }
 // MaterialKey returns the KV key of sealed key bytes.
 func MaterialKey(kid keystore.KID) string { return materialPrefix + kid.String() }
 
+// TokenKey returns the KV key of a registration token's state.
+func TokenKey(id keystore.KID) string { return tokenPrefix + id.String() }
+
+// PolicyKey returns the KV key of a policy.
+func PolicyKey(name string) string { return policyPrefix + name }
+
 // KSKKey returns the KV key of a key store key's unlock slots.
 func KSKKey(id keystore.KID) string { return kskPrefix + id.String() }
 
@@ -59,8 +69,8 @@ func ServerKey(id string) string { return serverPrefix + id }
 type Key struct {
 	Kind KeyKind
 	N    keystore.N   // of KeyLog
-	Name string       // of KeyRing, KeyHost and KeyServer
-	KID  keystore.KID // of KeyMaterial and KeyKSK
+	Name string       // of KeyRing, KeyHost, KeyServer and KeyPolicy
+	KID  keystore.KID // of KeyMaterial, KeyKSK and KeyToken
 }
 
 // ParseKey takes a KV key apart. The error wraps keystore.ErrInvalid.
@@ -73,11 +83,11 @@ func ParseKey(s string) (Key, error) {
 		err = invalid("not a key of a ledger")
 	case kind == KeyLog:
 		key.N, err = parseN(rest)
-	case kind == KeyMaterial || kind == KeyKSK:
+	case kind == KeyMaterial || kind == KeyKSK || kind == KeyToken:
 		if key.KID, err = keystore.ParseKID(rest); err == nil && key.KID.String() != rest {
 			err = invalid("kid %q has upper-case digits", rest)
 		}
-	case kind == KeyRing || kind == KeyHost || kind == KeyServer:
+	case kind == KeyRing || kind == KeyHost || kind == KeyServer || kind == KeyPolicy:
 		key.Name, err = rest, keystore.CheckName(rest)
 	}
 	if err != nil {
@@ -101,6 +111,10 @@ func splitKey[T string | []byte](s T) (kind KeyKind, rest T, ok bool) {
 		return KeyKSK, s[len(kskPrefix):], true
 	case hasPrefix(s, serverPrefix):
 		return KeyServer, s[len(serverPrefix):], true
+	case hasPrefix(s, tokenPrefix):
+		return KeyToken, s[len(tokenPrefix):], true
+	case hasPrefix(s, policyPrefix):
+		return KeyPolicy, s[len(policyPrefix):], true
 	case string(s) == HeadKey:
 		return KeyHead, s[len(s):], true
 	case string(s) == BeaconKey:
@@ -119,9 +133,9 @@ func isEffectKey(s []byte) bool {
 	switch {
 	case !ok:
 		return false
-	case kind == KeyRing || kind == KeyHost:
+	case kind == KeyRing || kind == KeyHost || kind == KeyPolicy:
 		return isName(rest)
-	case kind == KeyMaterial || kind == KeyKSK:
+	case kind == KeyMaterial || kind == KeyKSK || kind == KeyToken:
 		return isKID(rest)
 	}
 	return false

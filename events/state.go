@@ -24,6 +24,8 @@ type State struct {
 	members  members
 	rings    map[keystore.RingName]keystore.Ring
 	hosts    map[string]host.Host
+	tokens   map[keystore.KID]host.Token
+	secrets  host.SecretPolicy
 	live     live // the hashes of the live values
 	requests requests
 }
@@ -34,6 +36,7 @@ func NewState() *State {
 		members: newMembers(),
 		rings:   map[keystore.RingName]keystore.Ring{},
 		hosts:   map[string]host.Host{},
+		tokens:  map[keystore.KID]host.Token{},
 		live:    newLive(),
 	}
 }
@@ -43,6 +46,7 @@ func (s *State) Clone() *State {
 	c := *s
 	c.newest = slices.Clone(s.newest)
 	c.members, c.rings, c.hosts = s.members.clone(), maps.Clone(s.rings), maps.Clone(s.hosts)
+	c.tokens = maps.Clone(s.tokens)
 	c.live, c.requests = s.live.clone(), s.requests.clone()
 	return &c
 }
@@ -218,8 +222,10 @@ func (m Member) verify(v *view) error {
 type step struct {
 	genesis Genesis
 	ring    keystore.Ring // zero: none
-	host    host.Host     // zero: none
 	server  ServerChange  // zero: none
+	hosts   []host.Host
+	token   host.Token         // zero: none
+	secrets *host.SecretPolicy // nil: none
 }
 
 // decide judges an event without changing the state.
@@ -240,10 +246,14 @@ func (s *State) decide(v *view) (step, error) {
 		st.genesis, err = decideGenesis(v)
 	case TypeVoid:
 		err = decideVoid(v)
-	case TypeHostRegistered, TypeHostRevoked:
-		st.host, err = s.decideHost(v)
 	case TypeServerInvited, TypeServerJoined, TypeServerExcluded, TypeServerReturned, TypeServerForgotten:
 		st.server, err = s.members.decideServer(v, s.genesis.Kind)
+	case TypeTokenCreated, TypeTokenRevoked:
+		st.token, err = s.decideToken(v)
+	case TypeSecretPolicySet:
+		st.secrets, err = decideSecretPolicy(v)
+	case TypeHostRegistered, TypeHostRevoked, TypeHostsExpired, TypeHostsSeen, TypeSecretsOffered, TypeSecretsRetired:
+		st.hosts, st.token, err = s.decideHosts(v)
 	default:
 		st.ring, err = s.decideRing(v)
 	}
@@ -315,26 +325,6 @@ func (s *State) decideRing(v *view) (keystore.Ring, error) {
 	return next, need.exactly(v.effectCount)
 }
 
-func (s *State) decideHost(v *view) (host.Host, error) {
-	c, err := DecodeHostChange(v.typ, v.payload)
-	if err != nil {
-		return host.Host{}, misfit(err)
-	}
-	next, err := s.hosts[c.Host].Apply(c, v.ref())
-	if err != nil {
-		return host.Host{}, misfit(err)
-	}
-	need := wants{effects: v.effects}
-	need.put(hostPrefix, c.Host)
-	if c.Kind == host.Registered {
-		need.makeKID(s.live, c.Secret.KID)
-	}
-	for _, kid := range c.Destroyed {
-		need.delKID(materialPrefix, kid)
-	}
-	return next, need.exactly(v.effectCount)
-}
-
 func (v *view) ref() keystore.EventRef {
 	return keystore.EventRef{
 		N: v.n, ID: ulid.ULID(v.id).String(), Type: v.typ.String(), At: v.time(),
@@ -353,11 +343,10 @@ func (s *State) carryOut(v *view, st step) {
 		s.members.found(st.genesis)
 	case !st.ring.IsZero():
 		s.rings[st.ring.Name] = st.ring
-	case !st.host.IsZero():
-		s.hosts[st.host.Name] = st.host
 	case st.server.Type != 0:
 		s.members.carryOut(st.server, v)
 	}
+	s.carryOutHosts(st)
 	s.live.carryOut(v.effects)
 	if v.typ != TypeVoid && len(v.request) > 0 {
 		s.requests.add(string(v.request), v.n)

@@ -19,6 +19,14 @@ const (
 	TypeKeysDestroyed   Type = 13 // keystore.KeysDestroyed
 	TypeHostRegistered  Type = 30 // host.Registered
 	TypeHostRevoked     Type = 31 // host.Revoked
+
+	TypeTokenCreated    Type = 32 // host.TokenChange
+	TypeTokenRevoked    Type = 33 // host.TokenChange
+	TypeHostsExpired    Type = 34 // host.Expired, of several hosts
+	TypeHostsSeen       Type = 35 // host.Seen, of several hosts
+	TypeSecretsOffered  Type = 36 // host.Offered, of several hosts
+	TypeSecretsRetired  Type = 37 // host.Retired, of several hosts
+	TypeSecretPolicySet Type = 38 // host.SecretPolicy
 	// Reserved: 3 format.
 )
 
@@ -30,6 +38,9 @@ var typeWords = [...]string{
 	TypeRingCreated: "ring_created", TypeRingPolicySet: "ring_policy_set",
 	TypeRollover: "rollover", TypeKeysDestroyed: "keys_destroyed",
 	TypeHostRegistered: "host_registered", TypeHostRevoked: "host_revoked",
+	TypeTokenCreated: "token_created", TypeTokenRevoked: "token_revoked",
+	TypeHostsExpired: "hosts_expired", TypeHostsSeen: "hosts_seen",
+	TypeSecretsOffered: "secrets_offered", TypeSecretsRetired: "secrets_retired", TypeSecretPolicySet: "secret_policy_set",
 }
 
 // known reports whether this program knows the type.
@@ -109,7 +120,7 @@ func (k Kind) holds(t Type) bool {
 		return k == Keys || t != TypeServerInvited
 	case t >= TypeRingCreated && t <= TypeKeysDestroyed:
 		return k == Keys
-	case t == TypeHostRegistered || t == TypeHostRevoked:
+	case t >= TypeHostRegistered && t <= TypeSecretPolicySet:
 		return k == Hosts
 	}
 	return false

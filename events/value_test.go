@@ -86,8 +86,8 @@ func codecs(t testing.TB) []codec {
 			return then(c, err)(func(c keystore.Change) ([]byte, error) { _, p, err := events.EncodeRingChange(c); return p, err })
 		}},
 		{"host_change", hostChange, func(b []byte) ([]byte, error) {
-			c, err := events.DecodeHostChange(events.TypeHostRegistered, b)
-			return then(c, err)(func(c host.Change) ([]byte, error) { _, p, err := events.EncodeHostChange(c); return p, err })
+			c, err := events.DecodeHostChanges(events.TypeHostRegistered, b)
+			return then(c, err)(func(c []host.Change) ([]byte, error) { _, p, err := events.EncodeHostChange(c...); return p, err })
 		}},
 		{"ring", must(events.EncodeRing(sampleRing(t))), func(b []byte) ([]byte, error) {
 			return then(events.DecodeRing(b))(events.EncodeRing)
@@ -112,6 +112,20 @@ func codecs(t testing.TB) []codec {
 		}},
 		{"server_change", must(joined("ps-2", other).Encode()), func(b []byte) ([]byte, error) {
 			return then(events.DecodeServerChange(events.TypeServerJoined, b))(events.ServerChange.Encode)
+		}},
+		{"host_changes", hostsPayload(t), func(b []byte) ([]byte, error) {
+			c, err := events.DecodeHostChanges(events.TypeHostsSeen, b)
+			return then(c, err)(func(c []host.Change) ([]byte, error) { _, p, err := events.EncodeHostChange(c...); return p, err })
+		}},
+		{"token_change", tokenPayload(t), func(b []byte) ([]byte, error) {
+			c, err := events.DecodeTokenChange(events.TypeTokenCreated, b)
+			return then(c, err)(func(c host.TokenChange) ([]byte, error) { _, p, err := events.EncodeTokenChange(c); return p, err })
+		}},
+		{"token", must(events.EncodeToken(sampleToken(t))), func(b []byte) ([]byte, error) {
+			return then(events.DecodeToken(b))(events.EncodeToken)
+		}},
+		{"secret_policy", must(events.EncodeSecretPolicy(samplePolicy())), func(b []byte) ([]byte, error) {
+			return then(events.DecodeSecretPolicy(b))(events.EncodeSecretPolicy)
 		}},
 	}
 }

@@ -81,6 +81,7 @@ func makeVectors(t *testing.T) vectors {
 	keys := map[string]string{
 		"ring": "ring.sso", "host": "host.web-1", "material": events.MaterialKey(kid(1)), "ksk": events.KSKKey(kid(0xf1)),
 		"head": events.HeadKey, "server": "server.ps-1", "beacon": events.BeaconKey,
+		"token": events.TokenKey(kid(0x77)), "secret_policy": events.PolicyKey(events.SecretPolicyName),
 	}
 	for _, c := range codecs(t) {
 		if c.name == "server_change" {

@@ -121,20 +121,9 @@ func impliedPuts(s *events.State, ev events.Event) ([]events.Put, error) {
 		}
 		value, err := events.EncodeRing(after)
 		return withDeleted(events.Put{Key: events.RingKey(c.Ring), Value: value}, c.Destroyed), err
-	case events.TypeHostRegistered, events.TypeHostRevoked:
-		c, err := events.DecodeHostChange(ev.Type, ev.Payload)
-		if err != nil {
-			return nil, err
-		}
-		before, _ := s.Host(c.Host)
-		after, err := before.Apply(c, ev.Ref())
-		if err != nil {
-			return nil, err
-		}
-		value, err := events.EncodeHost(after)
-		return withDeleted(events.Put{Key: events.HostKey(c.Host), Value: value}, c.Destroyed), err
+	default:
+		return impliedHostPuts(s, ev)
 	}
-	return nil, nil
 }
 
 func withDeleted(state events.Put, destroyed []keystore.KID) []events.Put {

@@ -196,7 +196,7 @@ func registerNext(tb testing.TB) replication.Decide {
 	return func(s *events.State) (replication.Proposal, error) {
 		name := fmt.Sprintf("h%d", s.N())
 		secret, put := replication.NewSecret(tb, name)
-		c, err := host.Register(name, []keystore.RingName{"sso"}, secret)
+		c, err := host.Host{}.Register(name, []keystore.RingName{"sso"}, secret, host.Grant{})
 		if err != nil {
 			return replication.Proposal{}, err
 		}

@@ -114,7 +114,7 @@ func rootCommand(env Env) *cobra.Command {
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, err.Error()) })
-	root.AddCommand(runCommand(env), fetchCommand(env), statusCommand(env), conformanceCommand(env))
+	root.AddCommand(runCommand(env), registerCommand(env), fetchCommand(env), statusCommand(env), conformanceCommand(env))
 	return root
 }
 

@@ -16,6 +16,17 @@ type Host struct {
 	Revoked      bool      `json:"revoked"`
 	Agents       int       `json:"agents"` // of this host, connected to the server that answers
 	LastEvent    Event     `json:"last_event"`
+
+	HostGrant
+	Token   string `json:"token"`   // by which it registered itself; empty: an administrator did
+	Expired bool   `json:"expired"` // revoked because it was not seen for too long
+}
+
+// HostGrant is what a host is beside its rings.
+type HostGrant struct {
+	Labels    map[string]string `json:"labels,omitempty"`
+	Ephemeral string            `json:"ephemeral,omitempty" doc:"a duration such as 24h: unseen for so long, the host ends; empty: never"`
+	AllowRoll bool              `json:"allow_roll,omitempty" doc:"its secret may be rolled over by age"`
 }
 
 // Hosts answers the list of trusted hosts, by name.
@@ -69,6 +80,7 @@ type RegisterHost struct {
 	Intent
 	Name  string   `json:"name" doc:"1 to 63 lower-case letters, digits and hyphens"`
 	Rings []string `json:"rings" minItems:"1" doc:"the rings that the host may have"`
+	HostGrant
 }
 
 // Registered answers a registration with all that the host's agent needs. It

@@ -30,8 +30,14 @@ func (h Host) apply(c Change, ref keystore.EventRef) (Host, error) {
 	switch c.Kind {
 	case Registered:
 		return next.register(c, ref)
-	case Revoked:
+	case Revoked, Expired:
 		return next.revoke(c)
+	case Seen:
+		return next.seen(c)
+	case Offered:
+		return next.offered(c)
+	case Retired:
+		return next.retired(c)
 	}
 	return Host{}, invalidf("unknown kind of change")
 }
@@ -55,9 +61,16 @@ func (h Host) register(c Change, ref keystore.EventRef) (Host, error) {
 	if err := checkRings(c.Rings); err != nil {
 		return Host{}, err
 	}
-	h.Name, h.Rings, h.Secrets = c.Host, slices.Clone(c.Rings), []Secret{c.Secret}
-	h.Generation, h.Registered, h.Revoked = c.Secret.Generation, ref.At, false
-	return h, nil
+	if err := c.Grant.check(); err != nil {
+		return Host{}, err
+	}
+	if (c.Token == keystore.KID{}) != (c.Registration == Registration{}) {
+		return Host{}, invalidf("names a token without a registration, or a registration without a token")
+	}
+	return Host{
+		Name: c.Host, Rings: slices.Clone(c.Rings), Secrets: []Secret{c.Secret}, Generation: c.Secret.Generation,
+		Registered: ref.At, Last: h.Last, Grant: c.Grant, Token: c.Token, Registration: c.Registration,
+	}, nil
 }
 
 func (h Host) revoke(c Change) (Host, error) {
@@ -72,7 +85,10 @@ func (h Host) revoke(c Change) (Host, error) {
 			return Host{}, invalidf("secret %s would stay", s.KID)
 		}
 	}
-	h.Secrets, h.Revoked = nil, true
+	if c.Kind == Expired && h.Ephemeral == 0 {
+		return Host{}, invalidf("the host is not ephemeral")
+	}
+	h.Secrets, h.Revoked, h.Expired = nil, true, c.Kind == Expired
 	return h, nil
 }
 

@@ -7,6 +7,7 @@
 package host
 
 import (
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"time"
@@ -34,7 +35,27 @@ type Host struct {
 	Registered time.Time           `json:"registered_at"` // the last registration
 	Revoked    bool                `json:"revoked"`       // it gets nothing any more
 	Last       keystore.EventRef   `json:"last_event"`    // the event of the last change
+
+	Grant
+	Token        keystore.KID `json:"token"`        // by which it registered itself; zero: an administrator did
+	Registration Registration `json:"registration"` // of that; a retry of it is known by it
+	Expired      bool         `json:"expired"`      // revoked because nobody saw it for too long
+	Instances    []Instance   `json:"instances"`    // that have been seen, by id
+	Crowded      bool         `json:"crowded"`      // it has had more instances than are kept count of
 }
+
+// A Grant is what a host is beside its rings, as an administrator or a token says.
+type Grant struct {
+	Labels    []Label       `json:"labels,omitempty"`     // sorted by key
+	Ephemeral time.Duration `json:"ephemeral,omitempty"`  // unseen for so long, it ends; 0: never
+	AllowRoll bool          `json:"allow_roll,omitempty"` // its secret may be rolled over by age
+}
+
+// A Registration is the SHA-256 of the id that an agent chose for its registration.
+type Registration [32]byte
+
+// MarshalText gives 64 hexadecimal digits.
+func (r Registration) MarshalText() ([]byte, error) { return []byte(hex.EncodeToString(r[:])), nil }
 
 // IsZero reports whether the host was never registered.
 func (h Host) IsZero() bool { return h.Name == "" }
@@ -59,14 +80,19 @@ type ChangeKind uint8
 const (
 	Registered ChangeKind = 1 // the host begins, or begins again after it was revoked
 	Revoked    ChangeKind = 2 // the host ends; its secrets are destroyed
+	Expired    ChangeKind = 3 // the same, because an ephemeral host was not seen
+	Seen       ChangeKind = 4 // instances of the host were seen
+	Offered    ChangeKind = 5 // a second secret is valid beside the first
+	Retired    ChangeKind = 6 // the first of two secrets is destroyed
 )
 
+var kindWords = [...]string{
+	Registered: "registered", Revoked: "revoked", Expired: "expired", Seen: "seen", Offered: "offered", Retired: "retired",
+}
+
 func (k ChangeKind) String() string {
-	switch k {
-	case Registered:
-		return "registered"
-	case Revoked:
-		return "revoked"
+	if int(k) < len(kindWords) && k > 0 {
+		return kindWords[k]
 	}
 	return fmt.Sprintf("change(%d)", uint8(k))
 }
@@ -76,26 +102,30 @@ type Change struct {
 	Kind      ChangeKind          `json:"kind"`
 	Host      string              `json:"host"`
 	Rings     []keystore.RingName `json:"rings,omitempty"`     // Registered: sorted
-	Secret    Secret              `json:"secret,omitzero"`     // Registered: the first secret
-	Destroyed []keystore.KID      `json:"destroyed,omitempty"` // Revoked: every secret
+	Secret    Secret              `json:"secret,omitzero"`     // Registered: the first secret; Offered: the second
+	Destroyed []keystore.KID      `json:"destroyed,omitempty"` // Revoked, Expired: every secret; Retired: the former
+
+	Grant
+	Token        keystore.KID `json:"token,omitzero"`        // Registered
+	Registration Registration `json:"registration,omitzero"` // Registered by a token
+	Instances    []Instance   `json:"instances,omitempty"`   // Seen, Retired: as they were seen
+	Crowded      bool         `json:"crowded,omitempty"`     // Seen: there are more of them
 }
 
 // Register decides a host's registration. h is the host of that name as it stands:
 // the zero Host, or a revoked one, whose secrets' generations go on. It refuses one
 // that is registered already with keystore.ErrExists; other errors wrap
 // keystore.ErrInvalid.
-func (h Host) Register(name string, rings []keystore.RingName, secret keystore.NewKey) (Change, error) {
+func (h Host) Register(name string, rings []keystore.RingName, secret keystore.NewKey, grant Grant) (Change, error) {
 	rings = slices.Clone(rings)
 	slices.Sort(rings)
-	c := Change{Kind: Registered, Host: name, Rings: rings, Secret: Secret{
-		KID: secret.KID, Created: secret.Created.UTC().Truncate(time.Millisecond), Generation: h.Generation + 1,
-	}}
-	return decided(h, c)
+	grant.Labels = sortedLabels(grant.Labels)
+	return decided(h, Change{Kind: Registered, Host: name, Rings: rings, Secret: h.next(secret), Grant: grant})
 }
 
-// Register decides the registration of a host that never was.
-func Register(name string, rings []keystore.RingName, secret keystore.NewKey) (Change, error) {
-	return Host{}.Register(name, rings, secret)
+// next is what is known of the secret that follows those there were.
+func (h Host) next(secret keystore.NewKey) Secret {
+	return Secret{KID: secret.KID, Created: secret.Created.UTC().Truncate(time.Millisecond), Generation: h.Generation + 1}
 }
 
 // Revoke decides the end of a host and of all its secrets. The error is
@@ -104,11 +134,15 @@ func (h Host) Revoke() (Change, error) {
 	if h.IsZero() || h.Revoked {
 		return Change{}, fmt.Errorf("host %s: %w", h.Name, keystore.ErrNotFound)
 	}
-	c := Change{Kind: Revoked, Host: h.Name}
-	for _, s := range h.Secrets {
-		c.Destroyed = append(c.Destroyed, s.KID)
+	return decided(h, Change{Kind: Revoked, Host: h.Name, Destroyed: h.kids()})
+}
+
+func (h Host) kids() []keystore.KID {
+	kids := make([]keystore.KID, len(h.Secrets))
+	for i, s := range h.Secrets {
+		kids[i] = s.KID
 	}
-	return decided(h, c)
+	return kids
 }
 
 // decided checks that c fits h.

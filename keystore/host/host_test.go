@@ -30,7 +30,7 @@ func rings(names ...keystore.RingName) []keystore.RingName { return names }
 
 func registered(tb testing.TB) host.Host {
 	tb.Helper()
-	c, err := host.Register("web-1", rings("sso", "app"), secret(1))
+	c, err := host.Host{}.Register("web-1", rings("sso", "app"), secret(1), host.Grant{})
 	if err != nil {
 		tb.Fatalf("Register: %v", err)
 	}
@@ -87,7 +87,7 @@ func TestRegisterRefuses(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := host.Register(tt.host, tt.rings, tt.secret)
+			_, err := host.Host{}.Register(tt.host, tt.rings, tt.secret, host.Grant{})
 			if !errors.Is(err, keystore.ErrInvalid) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("Register = %v, want ErrInvalid with %q", err, tt.want)
 			}
@@ -97,10 +97,10 @@ func TestRegisterRefuses(t *testing.T) {
 
 func TestRegisterTwice(t *testing.T) {
 	h := registered(t)
-	if _, err := h.Register("web-1", rings("sso"), secret(2)); !errors.Is(err, keystore.ErrExists) {
+	if _, err := h.Register("web-1", rings("sso"), secret(2), host.Grant{}); !errors.Is(err, keystore.ErrExists) {
 		t.Errorf("Register of a registered host = %v, want ErrExists", err)
 	}
-	c, err := host.Register("web-1", rings("sso"), secret(2))
+	c, err := host.Host{}.Register("web-1", rings("sso"), secret(2), host.Grant{})
 	if err != nil {
 		t.Fatalf("Register: %v", err)
 	}
@@ -128,7 +128,7 @@ func TestRevokeAndRegisterAgain(t *testing.T) {
 	if _, err := (host.Host{}).Revoke(); !errors.Is(err, keystore.ErrNotFound) {
 		t.Errorf("Revoke of no host = %v, want ErrNotFound", err)
 	}
-	c, err = revoked.Register("web-1", rings("app"), secret(2))
+	c, err = revoked.Register("web-1", rings("app"), secret(2), host.Grant{})
 	if err != nil {
 		t.Fatalf("Register again: %v", err)
 	}
@@ -144,7 +144,7 @@ func TestApplyRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatalf("Revoke: %v", err)
 	}
-	register, err := host.Register("web-1", rings("app", "sso"), secret(2))
+	register, err := host.Host{}.Register("web-1", rings("app", "sso"), secret(2), host.Grant{})
 	if err != nil {
 		t.Fatalf("Register: %v", err)
 	}
@@ -161,7 +161,7 @@ func TestApplyRefuses(t *testing.T) {
 	}{
 		{"event not later", h, revoke, 5},
 		{"another host", h, with(revoke, func(c *host.Change) { c.Host = "web-2" }), 6},
-		{"unknown kind", h, with(revoke, func(c *host.Change) { c.Kind = 3 }), 6},
+		{"unknown kind", h, with(revoke, func(c *host.Change) { c.Kind = 7 }), 6},
 		{"revoked before it began", host.Host{}, revoke, 6},
 		{"a secret would stay", h, with(revoke, func(c *host.Change) { c.Destroyed = nil }), 6},
 		{"another secret", h, with(revoke, func(c *host.Change) { c.Destroyed[0] = secret(2).KID }), 6},
@@ -190,7 +190,7 @@ func TestHostProperty(t *testing.T) {
 			before.Rings, before.Secrets = slices.Clone(h.Rings), slices.Clone(h.Secrets)
 			c, err := h.Revoke()
 			if rapid.Bool().Draw(rt, "register") {
-				c, err = h.Register("web-1", rings("sso"), secret(byte(i)))
+				c, err = h.Register("web-1", rings("sso"), secret(byte(i)), host.Grant{})
 			}
 			if err != nil {
 				continue
@@ -208,7 +208,7 @@ func TestHostProperty(t *testing.T) {
 }
 
 func TestKinds(t *testing.T) {
-	for kind, want := range map[host.ChangeKind]string{1: "registered", 2: "revoked", 3: "change(3)"} {
+	for kind, want := range map[host.ChangeKind]string{1: "registered", 2: "revoked", 6: "retired", 7: "change(7)"} {
 		if got := kind.String(); got != want {
 			t.Errorf("kind %d = %q, want %q", kind, got, want)
 		}

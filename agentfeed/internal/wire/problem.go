@@ -35,22 +35,32 @@ const (
 	NotCurrent         = "not-current"
 	NoState            = "no-state"
 	Draining           = "draining"
+
+	BadRequest          = "bad-request"
+	BadToken            = "bad-token"
+	RegistrationRefused = "registration-refused"
+	HostExists          = "host-exists"
 )
 
 // problems is the one table of the feed's problems.
 var problems = map[string]Problem{
-	AuthRequired:       {Title: "authentication required", Status: http.StatusUnauthorized},
-	BadMAC:             {Title: "authentication refused", Status: http.StatusUnauthorized, Detail: "no such host, secret or request"},
-	ClockSkew:          {Title: "the agent's clock is off", Status: http.StatusUnauthorized, Detail: "ts is more than 300 s from the server's time"},
-	SecretRetired:      {Title: "the shared secret is retired", Status: http.StatusUnauthorized, Detail: "use one of kids"},
-	HostRevoked:        {Title: "the trusted host is revoked", Status: http.StatusForbidden},
-	UnsupportedVersion: {Title: "no common version of the feed", Status: http.StatusNotAcceptable},
-	Replayed:           {Title: "the nonce was used before", Status: http.StatusConflict},
-	TooManyStreams:     {Title: "too many streams of this host", Status: http.StatusTooManyRequests, RetryAfter: 10 * time.Second},
-	TooManyRequests:    {Title: "too many requests", Status: http.StatusTooManyRequests, RetryAfter: 60 * time.Second},
-	NotCurrent:         {Title: "the server is not up to date", Status: http.StatusServiceUnavailable, RetryAfter: 2 * time.Second},
-	NoState:            {Title: "the server holds no state yet", Status: http.StatusServiceUnavailable, RetryAfter: time.Second},
-	Draining:           {Title: "the server is shutting down", Status: http.StatusServiceUnavailable, RetryAfter: 2 * time.Second},
+	AuthRequired:        {Title: "authentication required", Status: http.StatusUnauthorized},
+	BadMAC:              {Title: "authentication refused", Status: http.StatusUnauthorized, Detail: "no such host, secret or request"},
+	ClockSkew:           {Title: "the agent's clock is off", Status: http.StatusUnauthorized, Detail: "ts is more than 300 s from the server's time"},
+	SecretRetired:       {Title: "the shared secret is retired", Status: http.StatusUnauthorized, Detail: "use one of kids"},
+	HostRevoked:         {Title: "the trusted host is revoked", Status: http.StatusForbidden},
+	UnsupportedVersion:  {Title: "no common version of the feed", Status: http.StatusNotAcceptable},
+	Replayed:            {Title: "the nonce was used before", Status: http.StatusConflict},
+	TooManyStreams:      {Title: "too many streams of this host", Status: http.StatusTooManyRequests, RetryAfter: 10 * time.Second},
+	TooManyRequests:     {Title: "too many requests", Status: http.StatusTooManyRequests, RetryAfter: 60 * time.Second},
+	NotCurrent:          {Title: "the server is not up to date", Status: http.StatusServiceUnavailable, RetryAfter: 2 * time.Second},
+	NoState:             {Title: "the server holds no state yet", Status: http.StatusServiceUnavailable, RetryAfter: time.Second},
+	BadRequest:          {Title: "the request cannot be read", Status: http.StatusBadRequest},
+	BadToken:            {Title: "registration refused", Status: http.StatusUnauthorized, Detail: "no such token or signature"},
+	RegistrationRefused: {Title: "the token does not register this host", Status: http.StatusForbidden},
+	HostExists:          {Title: "the host is registered already", Status: http.StatusConflict},
+
+	Draining: {Title: "the server is shutting down", Status: http.StatusServiceUnavailable, RetryAfter: 2 * time.Second},
 }
 
 // NewProblem gives the problem of that name.

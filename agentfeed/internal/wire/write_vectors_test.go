@@ -26,7 +26,7 @@ func writeVectors(t *testing.T) {
 	ring, beat, polled := sampleSeals(t)
 	cache := sampleCache(t, ring)
 	v := vectors{
-		Comment:      "Vectors of the agent feed, version 1: see SPEC.md, section 10. The secrets are examples.",
+		Comment:      "Vectors of the agent feed, version 1: see SPEC.md, section 11. The secrets are examples.",
 		Auth:         auth,
 		AuthInvalid:  spoilAuth(auth[0]),
 		Seal:         []sealVector{ring, beat, polled},

@@ -26,10 +26,11 @@ import (
 
 // A fake answers every call with its error, and remembers what it was asked.
 type fake struct {
-	err   error
-	actor string
-	asked any
-	calls atomic.Int32
+	adminhttp.TrustedHosts // what no test here asks for
+	err                    error
+	actor                  string
+	asked                  any
+	calls                  atomic.Int32
 }
 
 func (f *fake) ask(actor string, v any) error {

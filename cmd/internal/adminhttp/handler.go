@@ -49,6 +49,7 @@ func New(cfg Config) http.Handler {
 	a.rings()
 	a.hosts()
 	a.host()
+	a.hostTokens()
 	a.audit()
 	a.streams(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

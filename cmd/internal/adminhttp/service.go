@@ -16,6 +16,7 @@ import (
 type Service interface {
 	Reader
 	Changer
+	TrustedHosts
 }
 
 // A Reader answers from the server's own replica and never waits for the network.

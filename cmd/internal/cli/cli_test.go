@@ -21,12 +21,13 @@ import (
 
 	"github.com/keytide/keytide/agentfeed"
 	"github.com/keytide/keytide/agentfeed/cookie"
+	"github.com/keytide/keytide/agentfeed/sidecar"
 	"github.com/keytide/keytide/cmd/internal/cli"
 	"github.com/keytide/keytide/keystore"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"keytide": func() { os.Exit(run()) }})
+	testscript.Main(m, map[string]func(){"keytide": func() { os.Exit(run()) }, "keytide-agent": func() { os.Exit(runAgent()) }})
 }
 
 // run is the program's main, with the test's surroundings.
@@ -39,6 +40,13 @@ func run() int {
 	})
 }
 
+// runAgent is the agent's main.
+func runAgent() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return sidecar.Main(ctx, sidecar.Env{Args: os.Args[1:], Stdout: os.Stdout, Stderr: os.Stderr, Version: "v0.0.0-test"})
+}
+
 // TestScripts runs testdata/*.txtar. Beside testscript's own, scripts have these
 // commands:
 //
@@ -49,6 +57,7 @@ func run() int {
 //	kill NAME             kill it as a power cut would
 //	log NAME              print what it wrote to standard error
 //	exits CODE ARG...     run keytide ARG...; it must exit with CODE
+//	agentexits CODE ARG...  the same with keytide-agent
 //	fields PATH NAME...   the JSON of the last output has, at PATH, these fields and no others
 //	save VAR PATH         keep the JSON value at PATH
 //	seal VAR FILE         seal a session with the keys that an agent of host file FILE gets
@@ -63,7 +72,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"serve": serve, "stop": stop, "kill": kill, "log": printLog, "exits": exits, "fields": fields, "save": save,
+			"serve": serve, "stop": stop, "kill": kill, "log": printLog, "exits": exits, "agentexits": agentExits, "fields": fields, "save": save,
 			"follow": follow, "expect": expect,
 			"hostfile": hostfile, "seal": sealToken, "forge": forgeToken,
 		},
@@ -212,11 +221,22 @@ func printLog(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func exits(ts *testscript.TestScript, _ bool, args []string) {
+	exitsWith(ts, args[0], command(ts, args[1:]...))
+}
+
+func agentExits(ts *testscript.TestScript, _ bool, args []string) {
 	cmd := command(ts, args[1:]...)
+	path, err := exec.LookPath("keytide-agent")
+	ts.Check(err)
+	cmd.Path, cmd.Args[0] = path, path
+	exitsWith(ts, args[0], cmd)
+}
+
+func exitsWith(ts *testscript.TestScript, code string, cmd *exec.Cmd) {
 	cmd.Stdout, cmd.Stderr = ts.Stdout(), ts.Stderr()
 	cmd.Run()
-	if got := cmd.ProcessState.String(); got != "exit status "+args[0] {
-		ts.Fatalf("%s, want exit status %s", got, args[0])
+	if got := cmd.ProcessState.String(); got != "exit status "+code {
+		ts.Fatalf("%s, want exit status %s", got, code)
 	}
 }
 

@@ -186,8 +186,10 @@ not in it: keep the two apart.`,
 	},
 	"keytide host": {
 		long: `A trusted host is a machine, or a group of them, whose agents get rings. It is
-known by a name and a shared secret.`,
+known by a name and a shared secret. An administrator registers it, or its agent
+does with a registration token.`,
 		example: `  keytide host register web-1 --ring sso --out web-1.yaml
+  keytide host token --ring sso --out web.token
   keytide host list`,
 	},
 	"keytide host register": {
@@ -196,7 +198,32 @@ host's shared secret, all that its agent needs. The file has mode 0600. The
 secret is shown to nobody, and is in no other answer: if the file is lost,
 revoke the host and register it again.`,
 		example: `  keytide host register web-1 --ring sso
-  keytide host register web-1 --ring sso --ring web --out /root/web-1.yaml`,
+  keytide host register web-1 --ring sso --ring web --out /root/web-1.yaml
+  keytide host register web-1 --ring sso --label env=prod --allow-roll`,
+	},
+	"keytide host token": {
+		long: `Make a registration token: with it, keytide-agent register makes trusted hosts
+by itself, as images and autoscaling groups need it. Hosts get the rings, labels
+and rights that the token says. The token is written to a file of mode 0600 and
+shown nowhere else; the server knows what checks it, not the token itself.
+
+It ends after --uses hosts, when --expires is over, or when it is revoked. With
+--ephemeral its hosts end by themselves when no server has seen them for so
+long; their names may then be registered again. A name that an administrator
+has revoked is not registered by any token.`,
+		example: `  keytide host token --ring sso --out web.token
+  keytide host token --ring sso --uses 200 --expires 720h --ephemeral 24h \
+    --label env=prod --address 10.0.0.0/8 --out web.token --reason "web fleet"`,
+	},
+	"keytide host token list": {
+		long: `List the registration tokens: how often each was used, and whether it is still
+valid.`,
+		example: "  keytide host token list\n  keytide host token list -o json",
+	},
+	"keytide host token revoke": {
+		long: `End a registration token: it registers no host any more, on any server that has
+heard of it. The hosts that it has registered stay.`,
+		example: `  keytide host token revoke 1f0c9a4be2d85573 --reason "image withdrawn"`,
 	},
 	"keytide host list": {
 		long: `List the trusted hosts, and how many agents of each are connected to this

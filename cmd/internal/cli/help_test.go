@@ -75,7 +75,7 @@ func TestExamplesAreCommands(t *testing.T) {
 			if err != nil {
 				t.Errorf("example %q: %v", line, err)
 			}
-			if found.HasSubCommands() {
+			if found.HasSubCommands() && !strings.Contains(found.Use, "--") { // one with flags does something itself
 				t.Errorf("example %q: names no command that does something", line)
 			}
 		}

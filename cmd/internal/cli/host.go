@@ -21,8 +21,8 @@ import (
 )
 
 func (a *app) hostCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "host", Short: "Register, show and revoke trusted hosts"}
-	cmd.AddCommand(a.hostRegister(), a.hostList(), a.hostShow(), a.hostRevoke())
+	cmd := &cobra.Command{Use: "host", Short: "Register, show and end trusted hosts"}
+	cmd.AddCommand(a.hostRegister(), a.hostToken(), a.hostList(), a.hostShow(), a.hostRevoke())
 	return cmd
 }
 
@@ -61,7 +61,7 @@ func (a *app) hostRegister() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "register NAME", Short: "Register a trusted host and write its host file", Args: oneName,
 	}
-	out, change := outputFlag(cmd), changeFlags(cmd)
+	out, change, grant := outputFlag(cmd), changeFlags(cmd), grantFlags(cmd)
 	rings := cmd.Flags().StringSlice("ring", nil, "a `RING` that the host may have; may be given again")
 	file := cmd.Flags().String("out", "", "the host `FILE` to write (default NAME.yaml here)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -71,11 +71,15 @@ func (a *app) hostRegister() *cobra.Command {
 		if *file == "" {
 			*file = args[0] + ".yaml"
 		}
-		if err := writable(*file); err != nil {
+		granted, err := grant.read(cmd)
+		if err == nil {
+			err = writable(*file)
+		}
+		if err != nil {
 			return err
 		}
 		return a.call(func(ctx context.Context, client *adminhttp.Client, args []string) error {
-			done, err := client.RegisterHost(ctx, adminapi.RegisterHost{Intent: change.intent(), Name: args[0], Rings: *rings})
+			done, err := client.RegisterHost(ctx, adminapi.RegisterHost{Intent: change.intent(), Name: args[0], Rings: *rings, HostGrant: granted})
 			if err != nil {
 				return err
 			}
@@ -97,19 +101,19 @@ func (a *app) hostRegister() *cobra.Command {
 	return cmd
 }
 
-// writable finds out, before anything is registered, that the host file cannot be
+// writable finds out, before anything is changed, that a secret's file cannot be
 // written.
 func writable(path string) error {
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		if err != nil {
 			return err
 		}
-		return hint(&taggedError{text: "host file " + path + " exists already", sentinel: keystore.ErrExists},
+		return hint(&taggedError{text: "file " + path + " exists already", sentinel: keystore.ErrExists},
 			"it is never overwritten: choose another file with --out FILE")
 	}
 	probe, err := os.CreateTemp(filepath.Dir(path), ".keytide-*.tmp")
 	if err != nil {
-		return fmt.Errorf("host file %s: %w", path, err)
+		return fmt.Errorf("file %s: %w", path, err)
 	}
 	return errors.Join(probe.Close(), os.Remove(probe.Name()))
 }

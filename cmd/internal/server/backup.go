@@ -135,8 +135,8 @@ func auditEvent(pin replication.Pin, read readEvent) adminapi.AuditEvent {
 	}
 	if c, ok := ringChange(e); ok {
 		view.Subject, view.Change = string(c.Ring), c
-	} else if c, err := events.DecodeHostChange(e.Type, e.Payload); err == nil {
-		view.Subject, view.Change = c.Host, c
+	} else if subject, change, ok := hostsSubject(e); ok {
+		view.Subject, view.Change = subject, change
 	} else if g, err := events.DecodeGenesis(e.Payload); err == nil && e.Type == events.TypeGenesis {
 		view.Subject, view.Change = g.Store, g
 	}

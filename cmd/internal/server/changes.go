@@ -222,6 +222,10 @@ func (s *service) RegisterHost(ctx context.Context, actor string, req adminapi.R
 	if err := keystore.CheckName(req.Name); err != nil {
 		return adminapi.Registered{}, fmt.Errorf("host name %q: %w", req.Name, err)
 	}
+	grant, err := grantOf(req.HostGrant)
+	if err != nil {
+		return adminapi.Registered{}, err
+	}
 	at := now()
 	secret := seal.Generate()
 	receipt, err := s.hosts.Commit(ctx, func(state *events.State) (replication.Proposal, error) {
@@ -230,18 +234,15 @@ func (s *service) RegisterHost(ctx context.Context, actor string, req adminapi.R
 			return p, nil
 		}
 		before, _ := state.Host(req.Name)
-		change, err := before.Register(req.Name, rings, keystore.NewKey{KID: secret.KID(), Created: at})
+		change, err := before.Register(req.Name, rings, keystore.NewKey{KID: secret.KID(), Created: at}, grant)
 		if err != nil {
 			return p, registering(req.Name, err)
 		}
 		if p.Type, p.Payload, err = events.EncodeHostChange(change); err != nil {
 			return p, err
 		}
-		value, err := s.vault.seal(seal.Place{
-			Owner: hostOwner(req.Name), Generation: change.Secret.Generation, Purpose: seal.PurposeHostSecret,
-			Created: change.Secret.Created,
-		}, secret)
-		p.Puts = []events.Put{{Key: events.MaterialKey(secret.KID()), Value: value}}
+		value, err := s.sealSecret(req.Name, change.Secret, secret)
+		p.Puts = []events.Put{value}
 		return p, err
 	})
 	if err != nil {
@@ -275,8 +276,8 @@ func (s *service) grantable(names []string) ([]keystore.RingName, error) {
 // registered answers with the secret that the event registered: for a request that
 // was answered before, the same as then.
 func (s *service) registered(receipt replication.Receipt, req adminapi.RegisterHost) (adminapi.Registered, error) {
-	change, err := events.DecodeHostChange(receipt.Event.Type, receipt.Event.Payload)
-	if err != nil || change.Kind != host.Registered || change.Host != req.Name {
+	change, ok := hostChange(receipt.Event)
+	if !ok || change.Kind != host.Registered || change.Host != req.Name {
 		return adminapi.Registered{}, usedRequest(req.Request, receipt.N)
 	}
 	secret, err := s.vault.open(s.hosts.Replica(), hostOwner(req.Name), change.Secret.KID)

@@ -257,7 +257,10 @@ func (s *site) openFront(tokens adminhttp.Tokens) error {
 		Reader: s.service, Tokens: tokens, Refusals: &s.refusals, Server: s.id.Server, Logger: s.log,
 	})
 	s.admin.handle(front)
-	s.feed.handle(s.hub)
+	feed := http.NewServeMux()
+	feed.Handle("/v1/register", hub.NewRegisterHandler(registrar{s.service}, s.log))
+	feed.Handle("/", s.hub)
+	s.feed.handle(feed)
 	if l := s.metricsListener(); l != nil {
 		handler, err := s.metrics()
 		if err != nil {

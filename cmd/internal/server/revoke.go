@@ -127,12 +127,13 @@ func (s *service) RevokeHost(ctx context.Context, actor, name string, req admina
 }
 
 func (s *service) revoked(receipt replication.Receipt, name string, req adminapi.RevokeHost) (adminapi.Revoked, error) {
-	change, err := events.DecodeHostChange(receipt.Event.Type, receipt.Event.Payload)
-	if err != nil || change.Kind != host.Revoked || change.Host != name {
+	change, ok := hostChange(receipt.Event)
+	if !ok || change.Kind != host.Revoked || change.Host != name {
 		return adminapi.Revoked{}, usedRequest(req.Request, receipt.N)
 	}
 	s.log.Info("host revoked", "host", name, "n", uint64(receipt.N), "actor", receipt.Event.Actor)
 	var h host.Host
+	var err error
 	s.hosts.Replica().Read(func(state *events.State) { h, err = hostOf(state, name) })
 	if err != nil {
 		return adminapi.Revoked{}, err

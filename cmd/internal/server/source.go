@@ -163,7 +163,11 @@ func (s *source) changedHosts(from, to keystore.N) (hosts []host.Host, destroyed
 				all = true
 				break
 			}
-			if c, err := events.DecodeHostChange(e.Type, e.Payload); err == nil {
+			changes, err := events.DecodeHostChanges(e.Type, e.Payload)
+			if err != nil {
+				continue // of no host
+			}
+			for _, c := range changes {
 				names[c.Host] = true
 				destroyed = append(destroyed, c.Destroyed...)
 			}

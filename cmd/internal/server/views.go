@@ -45,7 +45,11 @@ func refView(ref keystore.EventRef) adminapi.Event {
 func hostView(h host.Host, agents int) adminapi.Host {
 	view := adminapi.Host{
 		Name: h.Name, Rings: ringNames(h.Rings), KIDs: []string{}, RegisteredAt: h.Registered.UTC(),
-		Revoked: h.Revoked, Agents: agents, LastEvent: refView(h.Last),
+		Revoked: h.Revoked, Agents: agents, LastEvent: refView(h.Last), HostGrant: grantView(h.Grant),
+		Expired: h.Expired,
+	}
+	if h.Token != (keystore.KID{}) {
+		view.Token = h.Token.String()
 	}
 	for _, s := range h.Secrets {
 		view.KIDs = append(view.KIDs, s.KID.String())
