@@ -31,6 +31,7 @@ func FuzzEvent(f *testing.F) {
 // refused without a trace, or folded, and then the next event is too.
 func FuzzState(f *testing.F) {
 	h := story(f)
+	h.life("web")
 	for _, rec := range h.records {
 		e, err := events.Decode(rec)
 		if err != nil {

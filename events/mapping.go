@@ -56,6 +56,15 @@ func (p *packer) int(key string, v int64) {
 	}
 }
 
+// number packs a count that is small.
+func (p *packer) number(key string, v, max int) {
+	if v < 0 || v > max {
+		p.fail("%s: %d; want 0 to %d", key, v, max)
+		return
+	}
+	p.uint(key, uint64(v))
+}
+
 func (p *packer) bool(key string, v bool) {
 	if v {
 		p.field(key)
@@ -253,4 +262,28 @@ func (f *fields) open() fields {
 		f.zero()
 	}
 	return inner
+}
+
+// names packs names, which must not be empty.
+func (p *packer) names(key string, names []string, max int) {
+	p.array(key, len(names), max)
+	for _, name := range names {
+		if err := keystore.CheckName(name); err != nil {
+			p.fail("%s: %w", key, err)
+		}
+		p.b = appendStr(p.b, name)
+	}
+}
+
+func (f *fields) names(max int) []string {
+	names := make([]string, f.array(max))
+	for i := range names {
+		name := f.r.str(maxServer)
+		if f.r.err == nil && !isName(name) {
+			f.r.fail("%s: %q is not a name", string(f.key), string(name))
+			return nil
+		}
+		names[i] = string(name)
+	}
+	return names
 }

@@ -2,19 +2,25 @@ package events
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/keytide/keytide/keystore"
 )
 
 const (
-	maxMade = 8
-	maxSlot = 64
+	maxMade     = 8
+	maxRule     = 512
+	maxTZ       = 64
+	maxBlackout = 2048
+	maxMissed   = 1 << 20
+	maxHeldBy   = 64
 )
 
 var ringTypes = map[keystore.ChangeKind]Type{
 	keystore.Created: TypeRingCreated, keystore.PolicySet: TypeRingPolicySet,
 	keystore.RolledOver: TypeRollover, keystore.KeysDestroyed: TypeKeysDestroyed,
+	keystore.Deleted: TypeRingDeleted, keystore.Undone: TypeRolloverUndone,
+	keystore.RolloverHeld: TypeRolloverHeld, keystore.HoldEnded: TypeHoldEnded,
+	keystore.IncidentClosed: TypeIncidentClosed, keystore.SlotSkipped: TypeSlotSkipped,
 }
 
 func ringKind(t Type) keystore.ChangeKind {
@@ -27,6 +33,18 @@ func ringKind(t Type) keystore.ChangeKind {
 		return keystore.RolledOver
 	case TypeKeysDestroyed:
 		return keystore.KeysDestroyed
+	case TypeRingDeleted:
+		return keystore.Deleted
+	case TypeRolloverUndone:
+		return keystore.Undone
+	case TypeRolloverHeld:
+		return keystore.RolloverHeld
+	case TypeHoldEnded:
+		return keystore.HoldEnded
+	case TypeIncidentClosed:
+		return keystore.IncidentClosed
+	case TypeSlotSkipped:
+		return keystore.SlotSkipped
 	}
 	return 0
 }
@@ -40,8 +58,9 @@ func EncodeRingChange(c keystore.Change) (Type, []byte, error) {
 	}
 	var p packer
 	top := p.begin()
-	p.kids("destroyed", c.Destroyed, keystore.MaxOld)
+	p.kids("destroyed", c.Destroyed, maxRingKeys)
 	p.bool("forced", c.Forced)
+	p.names("held_by", c.HeldBy, maxHeldBy)
 	p.array("made", len(c.Made), maxMade)
 	for _, k := range c.Made {
 		made := p.begin()
@@ -50,11 +69,14 @@ func EncodeRingChange(c keystore.Change) (Type, []byte, error) {
 		p.uint("role", uint64(k.Role))
 		p.end(made)
 	}
+	p.number("missed", c.Missed, maxMissed)
+	p.time("next_slot", c.NextSlot)
 	if c.Policy != nil {
 		p.policy("policy", *c.Policy)
 	}
+	p.fixed("restored", c.Restored[:])
 	p.name("ring", string(c.Ring))
-	p.str("slot", c.Slot, maxSlot)
+	p.time("slot", c.Slot)
 	p.uint("trigger", uint64(c.Trigger))
 	p.uint("version", uint64(c.Version))
 	p.end(top)
@@ -72,9 +94,13 @@ func (p *packer) policy(key string, policy keystore.Policy) {
 	}
 	p.field(key)
 	outer := p.begin()
+	p.str("blackout", policy.Schedule.Blackout, maxBlackout)
+	p.duration("max_hold", policy.MaxHold)
 	p.duration("max_session", policy.MaxSession)
 	p.duration("min_interval", policy.MinInterval)
 	p.uint("retain", uint64(policy.Retain))
+	p.str("schedule", policy.Schedule.Rule, maxRule)
+	p.str("tz", policy.Schedule.TZ, maxTZ)
 	p.end(outer)
 }
 
@@ -89,18 +115,26 @@ func DecodeRingChange(t Type, payload []byte) (keystore.Change, error) {
 	for f := r.fields(); f.next(); {
 		switch string(f.key) {
 		case "destroyed":
-			c.Destroyed = f.kids(keystore.MaxOld)
+			c.Destroyed = f.kids(maxRingKeys)
 		case "forced":
 			c.Forced = f.bool()
+		case "held_by":
+			c.HeldBy = f.names(maxHeldBy)
 		case "made":
 			c.Made = f.made()
+		case "missed":
+			c.Missed = int(f.uint(maxMissed))
+		case "next_slot":
+			c.NextSlot = f.time()
 		case "policy":
 			policy := f.policy()
 			c.Policy = &policy
+		case "restored":
+			f.fixed(c.Restored[:])
 		case "ring":
 			c.Ring = keystore.RingName(f.name())
 		case "slot":
-			c.Slot = f.str(maxSlot)
+			c.Slot = f.time()
 		case "trigger":
 			c.Trigger = keystore.Trigger(f.uint(1<<8 - 1))
 		case "version":
@@ -146,155 +180,23 @@ func (f *fields) policy() keystore.Policy {
 	var p keystore.Policy
 	for in := f.r.fields(); in.next(); {
 		switch string(in.key) {
+		case "blackout":
+			p.Schedule.Blackout = in.str(maxBlackout)
+		case "max_hold":
+			p.MaxHold = in.duration()
 		case "max_session":
 			p.MaxSession = in.duration()
 		case "min_interval":
 			p.MinInterval = in.duration()
 		case "retain":
 			p.Retain = keystore.Retain(in.uint(maxRetain))
+		case "schedule":
+			p.Schedule.Rule = in.str(maxRule)
+		case "tz":
+			p.Schedule.TZ = in.str(maxTZ)
 		default:
 			in.r.skip()
 		}
 	}
 	return p
-}
-
-// EncodeRing packs a ring's state, as ring.<name> holds it. The error wraps
-// keystore.ErrInvalid.
-func EncodeRing(ring keystore.Ring) ([]byte, error) {
-	var p packer
-	top := p.begin()
-	p.uint("changed", uint64(ring.Changed))
-	p.time("created", ring.Created)
-	p.array("keys", len(ring.Keys), maxRingKeys)
-	for _, k := range ring.Keys {
-		p.ringKey(k)
-	}
-	p.ref("last", ring.Last)
-	p.uint("mode", uint64(ring.Mode))
-	p.name("name", string(ring.Name))
-	p.policy("policy", ring.Policy)
-	p.time("rolled", ring.Rolled)
-	p.uint("version", uint64(ring.Version))
-	p.end(top)
-	return p.done()
-}
-
-const (
-	maxRingKeys = 96
-	maxTypeWord = 64
-	ulidLength  = 26
-)
-
-func (p *packer) ringKey(k keystore.Key) {
-	outer := p.begin()
-	p.time("created", k.Created)
-	p.uint("generation", uint64(k.Generation))
-	p.fixed("kid", k.KID[:])
-	p.bool("pending", k.Pending)
-	p.uint("retired", uint64(k.Retired))
-	p.time("retired_at", k.RetiredAt)
-	p.uint("role", uint64(k.Role))
-	p.duration("session", k.Session)
-	p.end(outer)
-}
-
-func (p *packer) ref(key string, ref keystore.EventRef) {
-	if ref == (keystore.EventRef{}) {
-		return
-	}
-	p.field(key)
-	outer := p.begin()
-	p.time("at", ref.At)
-	p.str("id", ref.ID, ulidLength)
-	p.uint("n", uint64(ref.N))
-	p.str("type", ref.Type, maxTypeWord)
-	p.end(outer)
-}
-
-// DecodeRing takes a ring's state apart. The error wraps ErrMalformed.
-func DecodeRing(value []byte) (keystore.Ring, error) {
-	r := valueReader(value)
-	var ring keystore.Ring
-	hasPolicy := false
-	for f := r.fields(); f.next(); {
-		switch string(f.key) {
-		case "changed":
-			ring.Changed = keystore.N(f.uint(1<<64 - 1))
-		case "created":
-			ring.Created = f.time()
-		case "keys":
-			ring.Keys = f.ringKeys()
-		case "last":
-			ring.Last = f.ref()
-		case "mode":
-			ring.Mode = keystore.Mode(f.uint(1<<8 - 1))
-		case "name":
-			ring.Name = keystore.RingName(f.name())
-		case "policy":
-			ring.Policy, hasPolicy = f.policy(), true
-		case "rolled":
-			ring.Rolled = f.time()
-		case "version":
-			ring.Version = keystore.Version(f.uint(1<<64 - 1))
-		default:
-			r.skip()
-		}
-	}
-	if err := r.end(); err != nil {
-		return keystore.Ring{}, fmt.Errorf("ring: %w", err)
-	}
-	if !hasPolicy {
-		return keystore.Ring{}, malformed("ring: no policy") // it is packed even when it is empty
-	}
-	return ring, nil
-}
-
-func (f *fields) ringKeys() []keystore.Key {
-	keys := make([]keystore.Key, f.array(maxRingKeys))
-	for i := range keys {
-		k := &keys[i]
-		for in := f.r.fields(); in.next(); {
-			switch string(in.key) {
-			case "created":
-				k.Created = in.time()
-			case "generation":
-				k.Generation = keystore.Version(in.uint(1<<64 - 1))
-			case "kid":
-				in.fixed(k.KID[:])
-			case "pending":
-				k.Pending = in.bool()
-			case "retired":
-				k.Retired = keystore.N(in.uint(1<<64 - 1))
-			case "retired_at":
-				k.RetiredAt = in.time()
-			case "role":
-				k.Role = keystore.Role(in.uint(1<<8 - 1))
-			case "session":
-				k.Session = in.duration()
-			default:
-				in.r.skip()
-			}
-		}
-	}
-	return keys
-}
-
-func (f *fields) ref() keystore.EventRef {
-	ref := keystore.EventRef{At: time.Time{}}
-	for in := f.open(); in.next(); {
-		switch string(in.key) {
-		case "at":
-			ref.At = in.time()
-		case "id":
-			ref.ID = in.str(ulidLength)
-		case "n":
-			ref.N = keystore.N(in.uint(1<<64 - 1))
-		case "type":
-			ref.Type = in.str(maxTypeWord)
-		default:
-			in.r.skip()
-		}
-	}
-	return ref
 }

@@ -79,15 +79,31 @@ func (s *State) Invitation(id string) (Invitation, bool) {
 	return i, ok
 }
 
-// Ring returns the ring of this name.
+// Ring returns the ring of this name, unless it is deleted.
 func (s *State) Ring(name keystore.RingName) (keystore.Ring, bool) {
+	r, ok := s.rings[name]
+	if r.Deleted {
+		return keystore.Ring{}, false
+	}
+	return r, ok
+}
+
+// AnyRing returns the ring of this name, or what a deleted one has left.
+func (s *State) AnyRing(name keystore.RingName) (keystore.Ring, bool) {
 	r, ok := s.rings[name]
 	return r, ok
 }
 
-// Rings returns the rings, sorted by name.
+// Rings returns the rings that are not deleted, sorted by name.
 func (s *State) Rings() []keystore.Ring {
-	return slices.SortedFunc(maps.Values(s.rings), func(a, b keystore.Ring) int { return cmp.Compare(a.Name, b.Name) })
+	rings := make([]keystore.Ring, 0, len(s.rings))
+	for _, r := range s.rings {
+		if !r.Deleted {
+			rings = append(rings, r)
+		}
+	}
+	slices.SortFunc(rings, func(a, b keystore.Ring) int { return cmp.Compare(a.Name, b.Name) })
+	return rings
 }
 
 // Host returns the trusted host of this name, revoked ones included.

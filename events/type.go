@@ -17,6 +17,12 @@ const (
 	TypeRingPolicySet   Type = 11 // keystore.PolicySet
 	TypeRollover        Type = 12 // keystore.RolledOver
 	TypeKeysDestroyed   Type = 13 // keystore.KeysDestroyed
+	TypeRingDeleted     Type = 14 // keystore.Deleted
+	TypeRolloverUndone  Type = 17 // keystore.Undone
+	TypeRolloverHeld    Type = 18 // keystore.RolloverHeld
+	TypeHoldEnded       Type = 19 // keystore.HoldEnded
+	TypeIncidentClosed  Type = 20 // keystore.IncidentClosed
+	TypeSlotSkipped     Type = 22 // keystore.SlotSkipped
 	TypeHostRegistered  Type = 30 // host.Registered
 	TypeHostRevoked     Type = 31 // host.Revoked
 
@@ -36,7 +42,9 @@ var typeWords = [...]string{
 	TypeServerInvited: "server_invited", TypeServerJoined: "server_joined", TypeServerExcluded: "server_excluded",
 	TypeServerReturned: "server_returned", TypeServerForgotten: "server_forgotten",
 	TypeRingCreated: "ring_created", TypeRingPolicySet: "ring_policy_set",
-	TypeRollover: "rollover", TypeKeysDestroyed: "keys_destroyed",
+	TypeRollover: "rollover", TypeKeysDestroyed: "keys_destroyed", TypeRingDeleted: "ring_deleted",
+	TypeRolloverUndone: "rollover_undone", TypeRolloverHeld: "rollover_held", TypeHoldEnded: "hold_ended",
+	TypeIncidentClosed: "incident_closed", TypeSlotSkipped: "slot_skipped",
 	TypeHostRegistered: "host_registered", TypeHostRevoked: "host_revoked",
 	TypeTokenCreated: "token_created", TypeTokenRevoked: "token_revoked",
 	TypeHostsExpired: "hosts_expired", TypeHostsSeen: "hosts_seen",
@@ -48,6 +56,9 @@ func (t Type) known() bool { return int(t) < len(typeWords) && typeWords[t] != "
 
 // ofServers reports whether an event of the type changes who is a member or counts.
 func (t Type) ofServers() bool { return t >= TypeServerInvited && t <= TypeServerForgotten }
+
+// OfRing reports whether an event of the type is a change of a ring.
+func (t Type) OfRing() bool { return ringKind(t) != 0 }
 
 // String returns the type's word.
 func (t Type) String() string {
@@ -118,7 +129,7 @@ func (k Kind) holds(t Type) bool {
 	case t.ofServers():
 		// A policy store's ledger takes over who has joined the key store.
 		return k == Keys || t != TypeServerInvited
-	case t >= TypeRingCreated && t <= TypeKeysDestroyed:
+	case t.OfRing():
 		return k == Keys
 	case t >= TypeHostRegistered && t <= TypeSecretPolicySet:
 		return k == Hosts

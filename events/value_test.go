@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"errors"
-	"strings"
 	"testing"
 	"time"
 
@@ -49,6 +48,9 @@ func sampleRing(t testing.TB) keystore.Ring {
 	h.apply(h.create("sso"))
 	h.apply(h.rollover("sso"))
 	ring, _ := h.state.Ring("sso")
+	ring.Policy, ring.NextSlot = scheduledPolicy(t), day
+	ring.Hold = keystore.Hold{Slot: day, Since: day.Add(time.Second), By: []string{"ps-2"}}
+	ring.Incident, ring.Deleted = ring.Last, true // not at once, but each must be kept
 	return ring
 }
 
@@ -141,10 +143,11 @@ func then[T any](v T, err error) func(func(T) ([]byte, error)) ([]byte, error) {
 }
 
 func changePayload(t testing.TB) (events.Type, []byte) {
-	policy := keystore.DefaultPolicy()
+	policy := scheduledPolicy(t)
 	kind, payload, err := events.EncodeRingChange(keystore.Change{
 		Kind: keystore.RolledOver, Ring: "sso", Version: 7, Made: []keystore.MadeKey{{KID: kid(9), Role: keystore.Future, Created: day}},
-		Destroyed: []keystore.KID{kid(1), kid(2)}, Policy: &policy, Trigger: keystore.Scheduled, Forced: true, Slot: "2026-11-23T02:30:00Z",
+		Destroyed: []keystore.KID{kid(1), kid(2)}, Policy: &policy, Trigger: keystore.Scheduled, Forced: true, Slot: day,
+		NextSlot: day.AddDate(0, 0, 7), Missed: 3, HeldBy: []string{"ps-2", "ps-3"}, Restored: kid(3),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -270,13 +273,15 @@ func TestSignaturesDoNotCross(t *testing.T) {
 
 func TestEncodersRefuseWhatWouldNotDecode(t *testing.T) {
 	policy := keystore.Policy{MaxSession: time.Second + time.Microsecond}
-	many := make([]keystore.KID, keystore.MaxOld+1)
+	many := make([]keystore.KID, 97)
 	for name, c := range map[string]keystore.Change{
 		"kind":     {Kind: 99, Ring: "sso"},
 		"name":     {Kind: keystore.Created, Ring: "SSO"},
 		"duration": {Kind: keystore.Created, Ring: "sso", Policy: &policy},
 		"many":     {Kind: keystore.KeysDestroyed, Ring: "sso", Destroyed: many},
-		"slot":     {Kind: keystore.RolledOver, Ring: "sso", Slot: strings.Repeat("s", 65)},
+		"slot":     {Kind: keystore.RolledOver, Ring: "sso", Slot: time.UnixMilli(-1)},
+		"missed":   {Kind: keystore.RolledOver, Ring: "sso", Missed: -1},
+		"held by":  {Kind: keystore.RolloverHeld, Ring: "sso", HeldBy: []string{"PS 2"}},
 		"old time": {Kind: keystore.RolledOver, Ring: "sso", Made: []keystore.MadeKey{{KID: kid(1), Created: time.Unix(-1, 0)}}},
 	} {
 		if _, _, err := events.EncodeRingChange(c); !errors.Is(err, keystore.ErrInvalid) {

@@ -22,7 +22,7 @@ type vectors struct {
 	About   string          `json:"about"`
 	Seed    string          `json:"ed25519_seed"`
 	Public  string          `json:"ed25519_public_key"`
-	History []vectorEvent   `json:"history"` // one ledger, events 1 to 7
+	History []vectorEvent   `json:"history"` // one ledger
 	Values  []vectorValue   `json:"values"`
 	Refused []vectorRefused `json:"refused"` // must not decode as an event
 }
@@ -71,6 +71,7 @@ func makeVectors(t *testing.T) vectors {
 	h.apply(h.event(events.TypeVoid, events.VoidPayload()))
 	h.apply(h.rollover("sso"))
 	h.apply(h.destroy("sso"))
+	h.life("web")
 	v := vectors{
 		About: "Keytide event log, events/SPEC.md; every record and signed value is by the one key below",
 		Seed:  hex.EncodeToString(private.Seed()), Public: hex.EncodeToString(public),

@@ -1,8 +1,10 @@
 package keystore
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // Apply carries c out, as event ref, and returns the ring afterwards; for Created,
@@ -30,13 +32,13 @@ func (r Ring) apply(c Change, ref EventRef) (Ring, error) {
 	if !r.IsZero() && c.Ring != r.Name {
 		return Ring{}, invalidf("is for another ring than %s", r.Name)
 	}
-	if r.IsZero() != (c.Kind == Created) {
-		return Ring{}, invalidf("the ring is at version %d", r.Version)
+	if r.lives() == (c.Kind == Created) {
+		return Ring{}, invalidf("the ring is at version %d, deleted %t", r.Version, r.Deleted)
 	}
 	next := r
 	next.Keys = append(make([]Key, 0, len(r.Keys)+len(c.Made)), r.Keys...)
 	next.Last = ref
-	if c.Kind != PolicySet {
+	if c.Kind.changesKeys() {
 		next.Version++
 		next.Changed = ref.N
 	}
@@ -56,39 +58,104 @@ func (r Ring) apply(c Change, ref EventRef) (Ring, error) {
 
 // carryOut changes r, which is the caller's own copy.
 func (r *Ring) carryOut(c Change, ref EventRef) error {
+	if err := c.checkShape(); err != nil {
+		return err
+	}
 	switch c.Kind {
 	case Created:
 		return r.create(c, ref)
 	case PolicySet:
-		if c.Policy == nil || len(c.Made) != 0 || len(c.Destroyed) != 0 {
-			return invalidf("wants a policy and no keys")
-		}
-		r.Policy = *c.Policy
+		r.Policy, r.NextSlot = *c.Policy, c.NextSlot
 		r.allowSessions()
-		return nil
 	case RolledOver:
 		return r.rollOver(c, ref)
 	case KeysDestroyed:
-		if len(c.Destroyed) == 0 || len(c.Made) != 0 {
-			return invalidf("destroys %d keys and makes %d", len(c.Destroyed), len(c.Made))
+		return r.destroy(c.Destroyed, Old)
+	case Deleted:
+		return r.delete(c)
+	case Undone:
+		return r.undo(c, ref)
+	case RolloverHeld:
+		if !c.Slot.Equal(r.NextSlot) || c.Slot.Equal(r.Hold.Slot) {
+			return invalidf("slot %s is not the next one, or is held already", SlotText(c.Slot))
 		}
-		return r.destroy(c.Destroyed)
+		r.Hold = Hold{Slot: c.Slot, Since: ref.At, By: c.HeldBy}
+	case HoldEnded:
+		if !c.Slot.Equal(r.Hold.Slot) {
+			return invalidf("slot %s is not held", SlotText(c.Slot))
+		}
+		r.Hold = Hold{}
+	case IncidentClosed:
+		if r.Incident.N == 0 {
+			return invalidf("no incident is open")
+		}
+		r.Incident = EventRef{}
+	case SlotSkipped:
+		if !c.Slot.Equal(r.NextSlot) {
+			return invalidf("slot %s is not the next one", SlotText(c.Slot))
+		}
+		r.NextSlot = c.NextSlot
 	}
-	return invalidf("unknown kind of change")
+	return nil
+}
+
+// checkShape checks that a change has what its kind wants, and nothing that would
+// change what its kind does not.
+func (c *Change) checkShape() error {
+	policy, made, destroyed, slot, restored := false, false, false, false, false
+	switch c.Kind {
+	case Created:
+		policy, made = true, true
+	case PolicySet:
+		policy = true
+	case RolledOver:
+		made, destroyed, slot = true, len(c.Destroyed) > 0, c.Trigger == Scheduled
+	case KeysDestroyed, Deleted:
+		destroyed = true
+	case Undone:
+		restored = true
+	case RolloverHeld, HoldEnded, SlotSkipped:
+		slot = true
+	case IncidentClosed:
+	default:
+		return invalidf("unknown kind of change")
+	}
+	for _, part := range []struct {
+		name       string
+		want, have bool
+	}{
+		{"a policy", policy, c.Policy != nil}, {"new keys", made, len(c.Made) > 0},
+		{"destroyed keys", destroyed, len(c.Destroyed) > 0}, {"a slot", slot, !c.Slot.IsZero()},
+		{"a restored key", restored, c.Restored != KID{}},
+	} {
+		if part.want != part.have {
+			return invalidf("has %s: %t; want %t", part.name, part.have, part.want)
+		}
+	}
+	return nil
 }
 
 func (r *Ring) create(c Change, ref EventRef) error {
 	if _, err := ParseRingName(string(c.Ring)); err != nil {
 		return err
 	}
-	if c.Policy == nil || len(c.Destroyed) != 0 {
-		return invalidf("wants a policy and destroys nothing")
+	*r = Ring{
+		Name: c.Ring, Version: r.Version, Mode: ModeDynamic, Policy: *c.Policy, Created: ref.At,
+		Changed: r.Changed, Last: ref, NextSlot: c.NextSlot,
 	}
-	r.Name, r.Mode, r.Policy, r.Created = c.Ring, ModeDynamic, *c.Policy, ref.At
 	for _, k := range c.Made {
 		r.Keys = append(r.Keys, k.key(c.Version))
 	}
 	r.allowSessions()
+	return nil
+}
+
+// delete leaves the ring's name and version.
+func (r *Ring) delete(c Change) error {
+	if err := r.destroy(c.Destroyed, Current, Old, Future, Static, SessionTicket); err != nil {
+		return err
+	}
+	*r = Ring{Name: r.Name, Version: r.Version, Created: r.Created, Changed: r.Changed, Last: r.Last, Keys: r.Keys, Deleted: true}
 	return nil
 }
 
@@ -103,37 +170,111 @@ func (r *Ring) allowSessions() {
 }
 
 func (r *Ring) rollOver(c Change, ref EventRef) error {
-	if len(c.Made) != 1 || c.Made[0].Role != Future {
-		return invalidf("makes %d keys; want one, the future key", len(c.Made))
+	roles, ends, err := c.rolls()
+	if err != nil {
+		return err
+	}
+	if len(c.Made) < len(roles) {
+		return invalidf("makes %d keys; want %d", len(c.Made), len(roles))
+	}
+	for i, k := range c.Made {
+		if i < len(roles) && k.Role != roles[i] || i >= len(roles) && (c.Trigger != Emergency || k.Role != Static && k.Role != SessionTicket) {
+			return invalidf("makes a %s key in place %d", k.Role, i+1)
+		}
+	}
+	former := r.ByRole(Current)
+	if c.Trigger == Emergency { // before roles change: all of them end
+		if err := r.destroy(c.Destroyed, ends...); err != nil {
+			return err
+		}
 	}
 	for i := range r.Keys {
-		k := &r.Keys[i]
-		switch k.Role {
-		case Future:
+		switch k := &r.Keys[i]; {
+		case k.Role == Future && (c.Trigger == Manual || c.Trigger == Scheduled):
 			k.Role = Current
-		case Current:
+		case k.Role == Current:
 			k.Role, k.Retired, k.RetiredAt = Old, ref.N, ref.At
 		}
 	}
+	r.Former, r.Incident = KID{}, openIncident(r.Incident, c, ref)
+	if c.Trigger != Emergency {
+		r.Former = former[0].KID
+		if err := r.destroy(c.Destroyed, ends...); err != nil {
+			return err
+		}
+	}
+	for _, k := range c.Made {
+		r.Keys = append(r.Keys, k.key(c.Version))
+	}
+	r.Rolled, r.NextSlot = ref.At, c.NextSlot
+	r.order()
 	r.allowSessions()
-	r.Rolled = ref.At
-	r.Keys = append(r.Keys, c.Made[0].key(c.Version))
-	// Stable: the former current key stands before the older ones.
-	slices.SortStableFunc(r.Keys, func(a, b Key) int { return place(a.Role) - place(b.Role) })
-	return r.destroy(c.Destroyed)
+	return nil
 }
 
-// destroy takes old keys out.
-func (r *Ring) destroy(kids []KID) error {
+// rolls returns the roles of the keys that every rollover by this trigger makes, and
+// those of the keys that it may destroy.
+func (c *Change) rolls() (made, destroyed []Role, err error) {
+	switch c.Trigger {
+	case Manual, Scheduled:
+		return []Role{Future}, []Role{Old}, nil
+	case Fresh:
+		return []Role{Current, Future}, []Role{Old, Future}, nil
+	case Emergency:
+		return []Role{Current, Future}, []Role{Current, Old, Future, Static, SessionTicket}, nil
+	}
+	return nil, nil, invalidf("is a rollover by %s", c.Trigger)
+}
+
+func openIncident(open EventRef, c Change, ref EventRef) EventRef {
+	if c.Trigger == Emergency {
+		return ref
+	}
+	return open
+}
+
+// undo exchanges the current key for the one that it took the place of.
+func (r *Ring) undo(c Change, ref EventRef) error {
+	if c.Restored != r.Former {
+		return invalidf("key %s was not current before the last rollover", c.Restored)
+	}
+	for i := range r.Keys {
+		switch k := &r.Keys[i]; {
+		case k.Role == Current:
+			k.Role, k.Retired, k.RetiredAt = Old, ref.N, ref.At
+		case k.KID == c.Restored:
+			k.Role, k.Retired, k.RetiredAt = Current, 0, time.Time{}
+		}
+	}
+	r.Former = KID{}
+	r.order()
+	return nil
+}
+
+// order puts the keys where their roles stand: old keys with the newest first.
+func (r *Ring) order() {
+	slices.SortStableFunc(r.Keys, func(a, b Key) int {
+		if a.Role == Old && b.Role == Old {
+			return cmp.Compare(b.Retired, a.Retired)
+		}
+		return place(a.Role) - place(b.Role)
+	})
+}
+
+// destroy takes keys of these roles out.
+func (r *Ring) destroy(kids []KID, roles ...Role) error {
 	for _, kid := range kids {
 		i := slices.IndexFunc(r.Keys, func(k Key) bool { return k.KID == kid })
 		if i < 0 {
 			return invalidf("key %s is not in the ring", kid)
 		}
-		if role := r.Keys[i].Role; role != Old {
-			return invalidf("key %s is the %s key; only old keys end", kid, role)
+		if role := r.Keys[i].Role; !slices.Contains(roles, role) {
+			return invalidf("key %s is the %s key; this ends only keys with roles of %v", kid, role, roles)
 		}
 		r.Keys = slices.Delete(r.Keys, i, i+1)
+		if kid == r.Former {
+			r.Former = KID{}
+		}
 	}
 	return nil
 }
@@ -172,6 +313,12 @@ func (r Ring) check() error {
 		if place(before.Role) > at || before.Role == Old && k.Role == Old && before.Retired < k.Retired {
 			return invalidf("the %s key %s is out of order", k.Role, k.KID)
 		}
+	}
+	if r.Deleted {
+		if len(r.Keys) > 0 {
+			return invalidf("would leave %d keys of a deleted ring", len(r.Keys))
+		}
+		return nil
 	}
 	for role := range Role(len(count)) {
 		if role != Old && places[role] != 0 && count[role] != 1 {

@@ -10,12 +10,30 @@ const (
 	PolicySet     ChangeKind = 2 // the policy changes; the keys and the version do not
 	RolledOver    ChangeKind = 3 // future → current, current → old, a new future
 	KeysDestroyed ChangeKind = 4 // old keys whose retention is over end
-	// Reserved: 5 ring deleted, 6 key published, 7 key activated, 8 undone.
+	Deleted       ChangeKind = 5 // the ring ends, with all its keys
+	// Reserved: 6 key published, 7 key activated.
+	Undone         ChangeKind = 8  // the key that was current before the last rollover is so again
+	RolloverHeld   ChangeKind = 9  // a slot that is due waits for servers that have not confirmed
+	HoldEnded      ChangeKind = 10 // it waits no more
+	IncidentClosed ChangeKind = 11 // everybody has confirmed an emergency rollover
+	SlotSkipped    ChangeKind = 12 // a slot that nobody could answer in time is given up
+	// Reserved: 13 mode set.
 )
 
 var changeText = textTable[ChangeKind]{what: "change", names: map[ChangeKind]string{
 	Created: "created", PolicySet: "policy_set", RolledOver: "rolled_over", KeysDestroyed: "keys_destroyed",
+	Deleted: "deleted", Undone: "undone", RolloverHeld: "rollover_held", HoldEnded: "hold_ended",
+	IncidentClosed: "incident_closed", SlotSkipped: "slot_skipped",
 }}
+
+// changesKeys reports whether the ring's version counts this kind of change.
+func (k ChangeKind) changesKeys() bool {
+	switch k {
+	case Created, RolledOver, KeysDestroyed, Deleted, Undone:
+		return true
+	}
+	return false
+}
 
 func (k ChangeKind) String() string               { return changeText.name(k) }
 func (k ChangeKind) MarshalText() ([]byte, error) { return changeText.marshal(k) }
@@ -30,11 +48,12 @@ type Trigger uint8
 const (
 	Manual    Trigger = 1 // an administrator
 	Scheduled Trigger = 2 // the slot of a schedule
-	// Reserved: 3 fresh, 4 emergency.
+	Fresh     Trigger = 3 // an administrator, who wants neither current nor future key to seal again
+	Emergency Trigger = 4 // an administrator, who wants every older dynamic key gone at once
 )
 
 var triggerText = textTable[Trigger]{what: "trigger", names: map[Trigger]string{
-	Manual: "manual", Scheduled: "scheduled",
+	Manual: "manual", Scheduled: "scheduled", Fresh: "fresh", Emergency: "emergency",
 }}
 
 func (t Trigger) String() string               { return triggerText.name(t) }
@@ -68,12 +87,18 @@ type Change struct {
 	Kind      ChangeKind `json:"kind"`
 	Ring      RingName   `json:"ring"`
 	Version   Version    `json:"version"`             // the ring's version afterwards
-	Made      []MadeKey  `json:"made,omitempty"`      // Created: current, future, static, session ticket; RolledOver: future
-	Destroyed []KID      `json:"destroyed,omitempty"` // old keys, in the ring's order
+	Made      []MadeKey  `json:"made,omitempty"`      // Created: current, future, static, session ticket; RolledOver: those that the trigger makes, in that order
+	Destroyed []KID      `json:"destroyed,omitempty"` // in the ring's order
+	Restored  KID        `json:"restored,omitzero"`   // Undone: the key that is current again
 	Policy    *Policy    `json:"policy,omitempty"`    // Created and PolicySet
 	Trigger   Trigger    `json:"trigger,omitzero"`    // RolledOver
 	Forced    bool       `json:"forced,omitempty"`    // an administrator overrode a refusal
-	Slot      string     `json:"slot,omitempty"`      // RolledOver by Scheduled: the slot that it answers
+	Slot      time.Time  `json:"slot,omitzero"`       // RolledOver by Scheduled, RolloverHeld, HoldEnded, SlotSkipped: the slot that it is about
+	// NextSlot is the first slot that is still to be answered afterwards; zero: the
+	// ring has no schedule. Created, PolicySet, RolledOver and SlotSkipped commit it.
+	NextSlot time.Time `json:"next_slot,omitzero"`
+	Missed   int       `json:"missed,omitempty"`  // RolledOver and SlotSkipped: slots that came due and get no rollover of their own
+	HeldBy   []string  `json:"held_by,omitempty"` // RolloverHeld: the first of the servers that hold it
 }
 
 // made normalizes a new key: times are stored to the millisecond, in UTC, so that

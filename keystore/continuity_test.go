@@ -37,6 +37,7 @@ type site struct {
 // A token is a sealed cookie: which key sealed it, and when.
 type token struct {
 	kid    keystore.KID
+	since  keystore.Version // agents before it need not have the key: a fresh or emergency rollover made it current
 	sealed time.Time
 	lives  time.Time // it must open until here
 }
@@ -102,37 +103,73 @@ func (w *world) confirmed(n keystore.N) (time.Time, bool) {
 	return last, true
 }
 
-func (w *world) rollover(*rapid.T) {
-	r := w.head()
-	req := keystore.Rollover{Trigger: keystore.Manual, Future: newKey(w.tb, w.nextID, w.now), Now: w.now}
-	behind := 0
+// rollover tries one, with new keys for every role that its trigger makes.
+func (w *world) rollover(trigger keystore.Trigger) func(*rapid.T) {
+	return func(*rapid.T) {
+		r := w.head()
+		req := keystore.Rollover{Trigger: trigger, Future: w.key(), Now: w.now}
+		if trigger == keystore.Fresh || trigger == keystore.Emergency {
+			req.Current = w.key()
+		}
+		behind := 0
+		for _, s := range w.sites {
+			req.Servers = append(req.Servers, keystore.Confirmation{Server: "ps", Region: "eu", Applied: s.applied})
+			if s.applied < r.Changed {
+				behind++
+			}
+		}
+		soon := !r.Rolled.IsZero() && w.now.Sub(r.Rolled) < r.Policy.MinInterval
+		c, err := r.Rollover(req)
+		if _, full := errors.AsType[*keystore.FullError](err); full {
+			return
+		}
+		if want := (behind > 0 || soon) && trigger != keystore.Emergency; (err != nil) != want {
+			w.rt.Fatalf("%s rollover with %d servers behind and too soon %v = %v", trigger, behind, soon, err)
+		}
+		if err != nil {
+			return
+		}
+		w.noAgentLagsByTwo()
+		w.commit(c)
+		w.tokens = slices.DeleteFunc(w.tokens, func(t token) bool {
+			return trigger == keystore.Emergency && slices.Contains(c.Destroyed, t.kid)
+		})
+	}
+}
+
+// key makes a key that the world knows.
+func (w *world) key() keystore.NewKey {
+	k := newKey(w.tb, w.nextID, w.now)
+	w.known[k.KID] = material(w.tb, w.nextID)
+	w.nextID++
+	return k
+}
+
+// noAgentLagsByTwo has those agents catch up that would lag by two rollovers: that do
+// not hold the key which is about to be current.
+func (w *world) noAgentLagsByTwo() {
 	for _, s := range w.sites {
-		req.Servers = append(req.Servers, keystore.Confirmation{Server: "ps", Region: "eu", Applied: s.applied})
-		if s.applied < r.Changed {
-			behind++
+		if _, ok := s.set.Key(w.head().ByRole(keystore.Future)[0].KID); !ok {
+			w.agentCatchesUp(s)
 		}
 	}
-	soon := !r.Rolled.IsZero() && w.now.Sub(r.Rolled) < r.Policy.MinInterval
-	c, err := r.Rollover(req)
-	if _, full := errors.AsType[*keystore.FullError](err); full {
-		return
-	}
-	if want := behind > 0 || soon; (err != nil) != want {
-		w.rt.Fatalf("Rollover with %d servers behind and too soon %v = %v", behind, soon, err)
+}
+
+// undo makes the former current key current again, whoever lags.
+func (w *world) undo(*rapid.T) {
+	r := w.head()
+	c, err := r.Undo()
+	former, held := r.Key(r.Former)
+	if (err == nil) != held {
+		w.rt.Fatalf("Undo = %v with the former current key held %t", err, held)
 	}
 	if err != nil {
 		return
 	}
-	// No agent lags by two rollovers.
-	for _, s := range w.sites {
-		sealing, _ := r.Seals()
-		if held, _ := s.set.Sealing(); held.KID != sealing.KID {
-			w.agentCatchesUp(s)
-		}
-	}
-	w.known[req.Future.KID] = material(w.tb, w.nextID)
-	w.nextID++
 	w.commit(c)
+	if sealing, _ := w.head().Seals(); sealing.KID != former.KID {
+		w.rt.Fatalf("after the undo %s seals, want %s", sealing.KID, former.KID)
+	}
 }
 
 func (w *world) destroy(*rapid.T) {
@@ -151,7 +188,7 @@ func (w *world) destroy(*rapid.T) {
 func (w *world) setPolicy(rt *rapid.T) {
 	p := w.head().Policy
 	p.MaxSession = time.Duration(rapid.IntRange(1, 600).Draw(rt, "new session minutes")) * time.Minute
-	c, err := w.head().SetPolicy(p)
+	c, err := w.head().SetPolicy(keystore.PolicyRequest{Policy: p})
 	if err != nil {
 		rt.Fatalf("SetPolicy: %v", err)
 	}
@@ -186,7 +223,16 @@ func (w *world) seal(rt *rapid.T) {
 			lives = key.RetiredAt.Add(w.head().Policy.MaxSession)
 		}
 	}
-	w.tokens = append(w.tokens, token{kid: k.KID, sealed: w.now, lives: lives})
+	since := keystore.Version(0)
+	if first := w.rings[slices.IndexFunc(w.rings, func(r keystore.Ring) bool { _, ok := r.Key(k.KID); return ok })]; first.Version > 1 {
+		if made, _ := first.Key(k.KID); made.Role == keystore.Current {
+			since = first.Version
+		}
+	}
+	if _, ok := w.head().Key(k.KID); !ok {
+		return // an emergency rollover destroyed it, and this agent has not heard of it yet
+	}
+	w.tokens = append(w.tokens, token{kid: k.KID, since: since, sealed: w.now, lives: lives})
 }
 
 // check is promise 1: what any agent sealed, every agent opens.
@@ -195,6 +241,9 @@ func (w *world) check(rt *rapid.T) {
 	for _, t := range w.tokens {
 		for i, s := range w.sites {
 			k, ok := s.set.Key(t.kid)
+			if !ok && s.set.Version < t.since {
+				continue
+			}
 			if !ok {
 				rt.Fatalf("agent %d at version %d (newest %d) refuses a cookie of %v ago under key %s",
 					i, s.set.Version, w.head().Version, w.now.Sub(t.sealed), t.kid)
@@ -211,7 +260,7 @@ func (w *world) actions() map[string]func(*rapid.T) {
 		return func(rt *rapid.T) { do(rapid.SampledFrom(w.sites).Draw(rt, "site")) }
 	}
 	return map[string]func(*rapid.T){
-		"rollover": w.rollover, "destroy": w.destroy, "pass": w.pass, "seal": w.seal,
+		"rollover": w.rollover(keystore.Manual), "fresh": w.rollover(keystore.Fresh), "undo": w.undo, "destroy": w.destroy, "pass": w.pass, "seal": w.seal,
 		"server catches up": some(w.serverCatchesUp),
 		"agent catches up":  some(w.agentCatchesUp),
 		"all catch up": func(*rapid.T) {
@@ -234,6 +283,7 @@ func TestContinuity(t *testing.T) {
 		}, rapid.IntRange(1, 4).Draw(rt, "sites"))
 		actions := w.actions()
 		actions["set policy"] = w.setPolicy
+		actions["emergency"] = w.rollover(keystore.Emergency)
 		rt.Repeat(actions)
 		for _, s := range w.sites {
 			w.serverCatchesUp(s)

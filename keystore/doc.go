@@ -7,10 +7,10 @@
 //  2. A key is destroyed only after no live region can still seal with it, and
 //     nothing sealed with it can still be within its session's life.
 //
-// A ring changes in one way only: a rule (Create, Ring.Rollover, Ring.SetPolicy,
-// Ring.Destroy) decides and returns a Change, or refuses with an error that says
-// why; Ring.Apply carries a Change out. What is decided once is written to the
-// ledger as an event, and every server applies the same Change.
+// A ring changes in one way only: a rule (Ring.Create, Rollover, SetPolicy, Undo,
+// Destroy, Delete and others) decides and returns a Change, or refuses with an
+// error that says why; Ring.Apply carries a Change out. What is decided once is
+// written to the ledger as an event, and every server applies the same Change.
 //
 // The package is pure. It reads no clock, draws no randomness, does no I/O and
 // starts no goroutine: callers pass the time and fresh keys in and carry the

@@ -76,10 +76,11 @@ func TestWords(t *testing.T) {
 		Triggers []keystore.Trigger
 	}
 	got, err := json.Marshal(words{
-		[]keystore.Role{1, 2, 3, 4, 5}, []keystore.Mode{1, 2}, []keystore.ChangeKind{1, 2, 3, 4}, []keystore.Trigger{1, 2},
+		[]keystore.Role{1, 2, 3, 4, 5}, []keystore.Mode{1, 2}, []keystore.ChangeKind{1, 2, 3, 4, 5, 8, 9, 10, 11, 12}, []keystore.Trigger{1, 2, 3, 4},
 	})
 	want := `{"Roles":["old","current","future","static","session_ticket"],"Modes":["dynamic","static"],` +
-		`"Kinds":["created","policy_set","rolled_over","keys_destroyed"],"Triggers":["manual","scheduled"]}`
+		`"Kinds":["created","policy_set","rolled_over","keys_destroyed","deleted","undone","rollover_held","hold_ended","incident_closed","slot_skipped"],` +
+		`"Triggers":["manual","scheduled","fresh","emergency"]}`
 	if err != nil || string(got) != want {
 		t.Errorf("words = %s, %v; want %s", got, err, want)
 	}
@@ -87,7 +88,7 @@ func TestWords(t *testing.T) {
 	if err := json.Unmarshal(got, &back); err != nil || back.Roles[4] != keystore.SessionTicket || back.Triggers[1] != keystore.Scheduled {
 		t.Errorf("Unmarshal = %+v, %v", back, err)
 	}
-	for _, bad := range []string{`{"Roles":["New"]}`, `{"Modes":[""]}`, `{"Kinds":["undone"]}`, `{"Triggers":["fresh"]}`} {
+	for _, bad := range []string{`{"Roles":["New"]}`, `{"Modes":[""]}`, `{"Kinds":["published"]}`, `{"Triggers":["hourly"]}`} {
 		if err := json.Unmarshal([]byte(bad), &back); !errors.Is(err, keystore.ErrInvalid) {
 			t.Errorf("Unmarshal(%s) = %v, want ErrInvalid", bad, err)
 		}

@@ -44,8 +44,8 @@ func (r *Retain) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// A Policy says how a ring rolls over. Its JSON has the fields max_session,
-// retain, min_interval and schedule; durations are Go duration strings.
+// A Policy says how a ring rolls over. Its JSON has the fields max_session, retain,
+// min_interval, schedule, tz, blackout and max_hold; durations are Go duration strings.
 type Policy struct {
 	// MaxSession is the longest that a session may live after it was sealed last.
 	// Old keys are kept for it. 1 s to 366 days. Too short logs users out at a
@@ -55,7 +55,14 @@ type Policy struct {
 	Retain Retain
 	// MinInterval is the least time between two rollovers without force. 0 to 366
 	// days; 0 sets no floor, and a double click makes two rollovers.
+	// It binds the schedule, too: one that would come sooner is refused.
 	MinInterval time.Duration
+	// Schedule is when the ring rolls over by itself; the zero one: never.
+	Schedule Schedule
+	// MaxHold is how long a slot may be held by servers that have not confirmed before
+	// they are excluded. 1 min to 366 days; 0: it waits for them as long as CatchUp says. Too short
+	// logs out the users of a region that was cut off; too long keeps a key in use.
+	MaxHold time.Duration
 }
 
 // DefaultPolicy keeps old keys for sessions of eight hours and allows a rollover
@@ -64,20 +71,54 @@ func DefaultPolicy() Policy {
 	return Policy{MaxSession: 8 * time.Hour, Retain: RetainAuto, MinInterval: time.Hour}
 }
 
-// Check reports all faults of p together. Faults that nothing makes right wrap
-// ErrInvalid; a policy that would log users out is a *RetainError, which wraps
-// ErrRefused and may be forced.
-func (p Policy) Check() error {
-	faults := []error{p.invalid()}
-	if faults[0] == nil && p.logsOut() {
-		faults = append(faults, &RetainError{Policy: p})
+// Check reports all faults of p together. plan is that of p's schedule, nil without
+// one. Faults that nothing makes right wrap ErrInvalid. Others are a Refusal: an
+// *IntervalError for a schedule that min_interval forbids, a *CrowdedError where more
+// than MaxOld old keys would be held, and a *RetainError where users would be logged
+// out, which alone may be forced.
+func (p Policy) Check(plan Plan) error {
+	if err := p.invalid(); err != nil {
+		return err
 	}
-	return errors.Join(faults...)
+	if plan != nil && plan.Shortest() < p.MinInterval {
+		return &IntervalError{Policy: p, Shortest: plan.Shortest()}
+	}
+	if n := p.crowd(plan); n > MaxOld {
+		return &CrowdedError{Policy: p, Shortest: plan.Shortest(), Keys: n}
+	}
+	if p.logsOut(plan) {
+		return &RetainError{Policy: p, Interval: p.interval(plan), Scheduled: plan != nil}
+	}
+	return nil
+}
+
+func (p Policy) scheduled() bool { return !p.Schedule.IsManual() }
+
+// sameSchedule reports whether both policies roll over at the same times.
+func (p Policy) sameSchedule(q Policy) bool { return p.Schedule == q.Schedule }
+
+// interval is the shortest time between two rollovers that nobody forces: the
+// schedule's shortest gap, or min_interval where there is no schedule.
+func (p Policy) interval(plan Plan) time.Duration {
+	if plan != nil {
+		return plan.Shortest()
+	}
+	return p.MinInterval
 }
 
 // logsOut reports whether keys may end before the sessions that they sealed.
-func (p Policy) logsOut() bool {
-	return p.Retain != RetainAuto && time.Duration(p.Retain)*p.MinInterval < p.MaxSession
+func (p Policy) logsOut(plan Plan) bool {
+	return p.Retain != RetainAuto && time.Duration(p.Retain)*p.interval(plan) < p.MaxSession
+}
+
+// crowd is how many old keys a schedule has at a time, each kept for as long as its
+// sessions may live. A ring without a schedule has no rate: its rollovers are refused
+// once it is full.
+func (p Policy) crowd(plan Plan) int {
+	if plan == nil || p.Retain != RetainAuto || plan.Shortest() <= 0 {
+		return 0
+	}
+	return int((p.MaxSession+RetainMargin)/plan.Shortest()) + 1
 }
 
 func (p Policy) invalid() error {
@@ -91,37 +132,57 @@ func (p Policy) invalid() error {
 	if p.MinInterval < 0 || p.MinInterval > longest {
 		faults = append(faults, invalidf("min_interval %v: want 0s to %v", p.MinInterval, longest))
 	}
-	return errors.Join(faults...)
+	if p.MaxHold != 0 && (p.MaxHold < time.Minute || p.MaxHold > longest) {
+		faults = append(faults, invalidf("max_hold %v: want none, or 1m0s to %v", p.MaxHold, longest))
+	}
+	return errors.Join(append(faults, p.Schedule.Check())...)
 }
 
-// policyJSON is a policy's JSON. A ring without a schedule rolls over by hand:
-// "manual".
+// policyJSON is a policy's JSON.
 type policyJSON struct {
-	MaxSession  string `json:"max_session"`
-	Retain      Retain `json:"retain"`
-	MinInterval string `json:"min_interval"`
-	Schedule    string `json:"schedule"`
+	MaxSession  string   `json:"max_session"`
+	Retain      Retain   `json:"retain"`
+	MinInterval string   `json:"min_interval"`
+	Schedule    string   `json:"schedule"`
+	TZ          string   `json:"tz"`
+	Blackout    []string `json:"blackout"`
+	MaxHold     string   `json:"max_hold"`
 }
 
-const scheduleManual = "manual"
+// NoMaxHold is the text of a MaxHold of 0.
+const NoMaxHold = "none"
 
-func (p Policy) MarshalJSON() ([]byte, error) {
-	return json.Marshal(policyJSON{p.MaxSession.String(), p.Retain, p.MinInterval.String(), scheduleManual})
+// MaxHoldText is MaxHold as people and programs read it: a duration, or none.
+func (p Policy) MaxHoldText() string {
+	if p.MaxHold == 0 {
+		return NoMaxHold
+	}
+	return p.MaxHold.String()
 }
+
+func (p Policy) words() policyJSON {
+	return policyJSON{
+		p.MaxSession.String(), p.Retain, p.MinInterval.String(), p.Schedule.String(), p.Schedule.Zone(),
+		append([]string{}, p.Schedule.Blackouts()...), p.MaxHoldText(),
+	}
+}
+
+func (p Policy) MarshalJSON() ([]byte, error) { return json.Marshal(p.words()) }
 
 // UnmarshalJSON reads a policy. A missing field has DefaultPolicy's value.
 func (p *Policy) UnmarshalJSON(data []byte) error {
 	def := DefaultPolicy()
-	in := policyJSON{def.MaxSession.String(), def.Retain, def.MinInterval.String(), scheduleManual}
+	in := def.words()
 	if err := json.Unmarshal(data, &in); err != nil {
 		return fmt.Errorf("policy: %w", err)
 	}
-	var errs [3]error
+	var errs [4]error
 	def.Retain = in.Retain
 	def.MaxSession, errs[0] = parseDuration("max_session", in.MaxSession)
 	def.MinInterval, errs[1] = parseDuration("min_interval", in.MinInterval)
-	if in.Schedule != scheduleManual {
-		errs[2] = invalidf("schedule %q: want %q", in.Schedule, scheduleManual)
+	def.Schedule, errs[2] = ParseSchedule(in.Schedule, in.TZ, in.Blackout...)
+	if in.MaxHold != NoMaxHold {
+		def.MaxHold, errs[3] = parseDuration("max_hold", in.MaxHold)
 	}
 	if err := errors.Join(errs[:]...); err != nil {
 		return fmt.Errorf("policy: %w", err)

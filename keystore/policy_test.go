@@ -31,7 +31,7 @@ func TestPolicyCheck(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			err := tt.policy.Check()
+			err := tt.policy.Check(nil)
 			if tt.want == nil {
 				if err != nil {
 					t.Errorf("Check = %v, want nil", err)
@@ -57,7 +57,7 @@ func TestRetainHintNamesPoliciesThatWork(t *testing.T) {
 			Retain:      keystore.Retain(rapid.IntRange(1, keystore.MaxOld).Draw(t, "retain")),
 			MinInterval: time.Duration(rapid.Int64Range(0, 100_000).Draw(t, "interval")) * time.Second,
 		}
-		e, ok := errors.AsType[*keystore.RetainError](p.Check())
+		e, ok := errors.AsType[*keystore.RetainError](p.Check(nil))
 		if !ok {
 			return
 		}
@@ -77,7 +77,7 @@ func TestRetainHintNamesPoliciesThatWork(t *testing.T) {
 				t.Fatalf("hint %q has an unknown way %q", ways, way)
 			}
 			if err == nil {
-				err = better.Check()
+				err = better.Check(nil)
 			}
 			if err != nil {
 				t.Fatalf("%+v: hint says %q, which is refused: %v", p, way, err)
@@ -88,7 +88,7 @@ func TestRetainHintNamesPoliciesThatWork(t *testing.T) {
 
 func TestPolicyJSON(t *testing.T) {
 	got, err := json.Marshal(keystore.Policy{MaxSession: 8 * time.Hour, Retain: 3, MinInterval: 90 * time.Minute})
-	want := `{"max_session":"8h0m0s","retain":"3","min_interval":"1h30m0s","schedule":"manual"}`
+	want := `{"max_session":"8h0m0s","retain":"3","min_interval":"1h30m0s","schedule":"manual","tz":"UTC","blackout":[],"max_hold":"none"}`
 	if err != nil || string(got) != want {
 		t.Errorf("Marshal = %s, %v; want %s", got, err, want)
 	}
@@ -99,8 +99,8 @@ func TestPolicyJSON(t *testing.T) {
 	if want := (keystore.Policy{MaxSession: 4 * time.Hour, MinInterval: time.Hour}); p != want {
 		t.Errorf("Unmarshal = %+v, want %+v", p, want)
 	}
-	err = json.Unmarshal([]byte(`{"max_session":"4","min_interval":"x","schedule":"daily"}`), &p)
-	for _, part := range []string{`max_session "4"`, `min_interval "x"`, `schedule "daily"`} {
+	err = json.Unmarshal([]byte(`{"max_session":"4","min_interval":"x","schedule":"daily","max_hold":"y"}`), &p)
+	for _, part := range []string{`max_session "4"`, `min_interval "x"`, `schedule "daily"`, `max_hold "y"`} {
 		if err == nil || !strings.Contains(err.Error(), part) {
 			t.Errorf("Unmarshal = %v, want %s in it", err, part)
 		}

@@ -119,36 +119,140 @@ func (e *FullError) Unwrap() error   { return ErrRefused }
 // RetainError refuses a policy that destroys keys while sessions that they sealed
 // may still live.
 type RetainError struct {
-	Policy Policy
+	Policy    Policy
+	Interval  time.Duration // the shortest time between two rollovers
+	Scheduled bool          // Interval is the schedule's shortest gap, not min_interval
 }
 
 // Kept is the least time for which the policy keeps an old key.
-func (e *RetainError) Kept() time.Duration {
-	return time.Duration(e.Policy.Retain) * e.Policy.MinInterval
-}
+func (e *RetainError) Kept() time.Duration { return time.Duration(e.Policy.Retain) * e.Interval }
 
 func (e *RetainError) Error() string {
-	return fmt.Sprintf("retain %v keeps an old key for as little as %v (%v × min_interval %v), less than max_session %v: users would be logged out",
-		e.Policy.Retain, e.Kept(), e.Policy.Retain, e.Policy.MinInterval, e.Policy.MaxSession)
+	what := "min_interval"
+	if e.Scheduled {
+		what = "the schedule's shortest gap"
+	}
+	return fmt.Sprintf("retain %v keeps an old key for as little as %v (%v × %s %v), less than max_session %v: users would be logged out",
+		e.Policy.Retain, e.Kept(), e.Policy.Retain, what, e.Interval, e.Policy.MaxSession)
 }
 
 func (e *RetainError) Hint() string {
 	p := e.Policy
-	ways := "policies that work:  --retain auto"
-	if p.MinInterval > 0 {
-		if n := (p.MaxSession + p.MinInterval - 1) / p.MinInterval; n <= MaxOld {
-			ways += fmt.Sprintf("  or  --retain %d", n)
+	ways := "policies that work:"
+	// Without limits of its own a number always works; auto does where the keys that it
+	// keeps are not too many.
+	if !e.Scheduled || e.Interval > 0 && int((p.MaxSession+RetainMargin)/e.Interval)+1 <= MaxOld {
+		ways += "  --retain auto  or"
+	}
+	if e.Interval > 0 {
+		if n := (p.MaxSession + e.Interval - 1) / e.Interval; n <= MaxOld {
+			ways += fmt.Sprintf("  --retain %d  or", n)
 		}
-		ways += fmt.Sprintf("  or  --max-session %v", e.Kept())
+		ways += fmt.Sprintf("  --max-session %v  or", e.Kept())
 	}
 	interval := (p.MaxSession + time.Duration(p.Retain) - 1) / time.Duration(p.Retain)
-	return ways + fmt.Sprintf("  or  --min-interval %v\n", interval) +
-		fmt.Sprintf("SiteMinder's rule, session ≤ 2 × interval, allows sessions of %v here\n", 2*p.MinInterval) +
+	if e.Scheduled {
+		ways += fmt.Sprintf("  a schedule with %v or more between two rollovers\n", interval)
+	} else {
+		ways += fmt.Sprintf("  --min-interval %v\n", interval)
+	}
+	return ways + fmt.Sprintf("SiteMinder's rule, session ≤ 2 × interval, allows sessions of %v here\n", 2*e.Interval) +
 		"to set it all the same:  --force"
 }
 
 func (e *RetainError) Forceable() bool { return true }
 func (e *RetainError) Unwrap() error   { return ErrRefused }
+
+// IntervalError refuses a schedule that comes sooner than min_interval allows.
+type IntervalError struct {
+	Policy   Policy
+	Shortest time.Duration // the schedule's shortest gap
+}
+
+func (e *IntervalError) Error() string {
+	return fmt.Sprintf("schedule %q rolls over again after %v, sooner than min_interval %v allows", e.Policy.Schedule, e.Shortest, e.Policy.MinInterval)
+}
+
+func (e *IntervalError) Hint() string {
+	return fmt.Sprintf("policies that work:  a schedule with %v or more between two rollovers  or  --min-interval %v", e.Policy.MinInterval, e.Shortest)
+}
+
+func (e *IntervalError) Forceable() bool { return false }
+func (e *IntervalError) Unwrap() error   { return ErrRefused }
+
+// CrowdedError refuses a policy whose schedule would have more than MaxOld old keys
+// at a time.
+type CrowdedError struct {
+	Policy   Policy
+	Shortest time.Duration // the schedule's shortest gap
+	Keys     int           // that the ring would hold
+}
+
+func (e *CrowdedError) Error() string {
+	return fmt.Sprintf("retain auto keeps an old key for %v (max_session %v and %v), and schedule %q makes one every %v: %d old keys, and %d is the most",
+		e.Policy.MaxSession+RetainMargin, e.Policy.MaxSession, RetainMargin, e.Policy.Schedule, e.Shortest, e.Keys, MaxOld)
+}
+
+func (e *CrowdedError) Hint() string {
+	kept := e.Policy.MaxSession + RetainMargin
+	ways := fmt.Sprintf("policies that work:  a schedule with %v or more between two rollovers", (kept/MaxOld).Truncate(time.Minute)+time.Minute)
+	if session := MaxOld*e.Shortest - RetainMargin - 1; session >= time.Second {
+		ways += fmt.Sprintf("  or  --max-session %v", session.Truncate(time.Second))
+	}
+	return ways
+}
+
+func (e *CrowdedError) Forceable() bool { return false }
+func (e *CrowdedError) Unwrap() error   { return ErrRefused }
+
+// UndoError refuses an undo where there is nothing to go back to.
+type UndoError struct {
+	Ring   RingName
+	Rolled time.Time // the last rollover; zero: none yet
+}
+
+func (e *UndoError) Error() string {
+	if e.Rolled.IsZero() {
+		return fmt.Sprintf("ring %s: nothing to undo: it has not rolled over yet", e.Ring)
+	}
+	return fmt.Sprintf("ring %s: nothing to undo: the key that was current before the rollover of %s is not held any more, or was made current again",
+		e.Ring, SlotText(e.Rolled))
+}
+
+func (e *UndoError) Hint() string {
+	return fmt.Sprintf("see what happened:  keytide history %s\nto have other keys seal:  keytide rollover %s", e.Ring, e.Ring)
+}
+
+func (e *UndoError) Forceable() bool { return false }
+func (e *UndoError) Unwrap() error   { return ErrRefused }
+
+// GrantedError refuses to delete a ring that hosts are granted.
+type GrantedError struct {
+	Ring  RingName
+	Hosts []string
+}
+
+const namedHosts = 8 // hosts that an error names
+
+func (e *GrantedError) Error() string {
+	text := fmt.Sprintf("ring %s: deletion refused: %d trusted hosts are granted it: ", e.Ring, len(e.Hosts))
+	if len(e.Hosts) == 1 {
+		text = fmt.Sprintf("ring %s: deletion refused: a trusted host is granted it: ", e.Ring)
+	}
+	text += strings.Join(e.Hosts[:min(len(e.Hosts), namedHosts)], ", ")
+	if more := len(e.Hosts) - namedHosts; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
+}
+
+func (e *GrantedError) Hint() string {
+	return "see which hosts there are:  keytide host list\n" +
+		"their agents would have no key of the ring any more, and every cookie that it sealed would be refused; to do it all the same:  --force"
+}
+
+func (e *GrantedError) Forceable() bool { return true }
+func (e *GrantedError) Unwrap() error   { return ErrRefused }
 
 // brief rounds a duration for people.
 func brief(d time.Duration) time.Duration {

@@ -45,10 +45,34 @@ type Ring struct {
 	Rolled  time.Time `json:"rolled_at,omitzero"` // the last rollover; zero = none yet
 	Changed N         `json:"changed"`            // the event of the last change of Keys; what servers confirm
 	Last    EventRef  `json:"last_event"`         // the event of the last change of anything
+	// Former is the key that an undo makes current again: the one that was before the
+	// last rollover, while it is held. Zero: there is nothing to undo.
+	Former KID `json:"former,omitzero"`
+	// NextSlot is the schedule's next slot, as the last event that had to do with it
+	// committed it. Servers compare their clocks with it and compute none of their own.
+	NextSlot time.Time `json:"next_slot,omitzero"`
+	Hold     Hold      `json:"hold,omitzero"`     // of the slot that waits; zero: none does
+	Incident EventRef  `json:"incident,omitzero"` // the emergency rollover that not everybody has confirmed; zero: none
+	// Deleted: the ring has ended. What is left is its name and version, so that a ring
+	// of this name to come goes on counting: no agent takes it for an older state.
+	Deleted bool `json:"deleted,omitempty"`
 }
 
-// IsZero reports whether r does not exist yet.
+// A Hold is the guard's, of a slot that is due.
+type Hold struct {
+	Slot  time.Time `json:"slot"`
+	Since time.Time `json:"since"` // the time of the event
+	By    []string  `json:"by"`    // the first of the servers that held it then
+}
+
+// IsZero reports whether nothing is held.
+func (h Hold) IsZero() bool { return h.Slot.IsZero() }
+
+// IsZero reports whether there never was such a ring.
 func (r Ring) IsZero() bool { return r.Version == 0 }
+
+// lives reports whether the ring is there: it was created and is not deleted.
+func (r Ring) lives() bool { return r.Version != 0 && !r.Deleted }
 
 // Key returns the key with this id, whatever its role.
 func (r Ring) Key(kid KID) (Key, bool) {

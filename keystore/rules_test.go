@@ -199,8 +199,8 @@ func TestRolloverInvalid(t *testing.T) {
 		want string
 	}{
 		{"no trigger", func(req *keystore.Rollover) { req.Trigger = 0 }, "rollover by trigger(0)"},
-		{"reserved trigger", func(req *keystore.Rollover) { req.Trigger = 4 }, "rollover by trigger(4)"},
-		{"manual with slot", func(req *keystore.Rollover) { req.Slot = "2026-11-23T02:30:00Z" }, "manual rollover with slot"},
+		{"unknown trigger", func(req *keystore.Rollover) { req.Trigger = 5 }, "rollover by trigger(5)"},
+		{"manual with slot", func(req *keystore.Rollover) { req.Slot = start }, "manual rollover with slot"},
 		{"scheduled without slot", func(req *keystore.Rollover) { req.Trigger = keystore.Scheduled }, "scheduled rollover with slot"},
 		{"no time", func(req *keystore.Rollover) { req.Now = time.Time{} }, "without the time"},
 		{"no kid", func(req *keystore.Rollover) { req.Future.KID = keystore.KID{} }, "the future key has no kid"},
@@ -218,16 +218,6 @@ func TestRolloverInvalid(t *testing.T) {
 	}
 	if _, err := (keystore.Ring{}).Rollover(request(t, r, 5, start)); !errors.Is(err, keystore.ErrNotFound) {
 		t.Errorf("Rollover of no ring = %v, want ErrNotFound", err)
-	}
-}
-
-func TestScheduledRolloverCarriesItsSlot(t *testing.T) {
-	r := newRing(t, keystore.DefaultPolicy())
-	req := request(t, r, 5, start)
-	req.Trigger, req.Slot = keystore.Scheduled, "2026-11-23T02:30:00Z"
-	c, err := r.Rollover(req)
-	if err != nil || c.Trigger != keystore.Scheduled || c.Slot != req.Slot {
-		t.Errorf("Rollover = %+v, %v; want the slot in it", c, err)
 	}
 }
 
@@ -326,7 +316,7 @@ func TestDestroy(t *testing.T) {
 func TestSetPolicyKeepsVersionAndKeys(t *testing.T) {
 	r := newRing(t, keystore.DefaultPolicy())
 	p := keystore.Policy{MaxSession: time.Hour, Retain: 3, MinInterval: 30 * time.Minute}
-	c, err := r.SetPolicy(p)
+	c, err := r.SetPolicy(keystore.PolicyRequest{Policy: p})
 	if err != nil {
 		t.Fatalf("SetPolicy: %v", err)
 	}
@@ -339,20 +329,20 @@ func TestSetPolicyKeepsVersionAndKeys(t *testing.T) {
 	}
 }
 
-func TestForcePolicy(t *testing.T) {
+func TestSetPolicyByForce(t *testing.T) {
 	r := newRing(t, keystore.DefaultPolicy())
 	p := keystore.DefaultPolicy()
 	p.Retain = 1
-	if _, err := r.SetPolicy(p); !errors.Is(err, keystore.ErrRefused) {
+	if _, err := r.SetPolicy(keystore.PolicyRequest{Policy: p}); !errors.Is(err, keystore.ErrRefused) {
 		t.Errorf("SetPolicy = %v, want ErrRefused", err)
 	}
-	c, err := r.ForcePolicy(p)
+	c, err := r.SetPolicy(keystore.PolicyRequest{Policy: p, Force: true})
 	if err != nil || !c.Forced {
 		t.Fatalf("ForcePolicy = %+v, %v; want it marked as forced", c, err)
 	}
 	apply(t, r, c, ref(11, start))
 	p.MaxSession = -1
-	if _, err := r.ForcePolicy(p); !errors.Is(err, keystore.ErrInvalid) {
+	if _, err := r.SetPolicy(keystore.PolicyRequest{Policy: p, Force: true}); !errors.Is(err, keystore.ErrInvalid) {
 		t.Errorf("ForcePolicy of a negative session = %v, want ErrInvalid", err)
 	}
 }

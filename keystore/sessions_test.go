@@ -31,7 +31,7 @@ func TestShorterMaxSessionKeepsKeysOfLongerSessions(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			set := func(r keystore.Ring) keystore.Ring {
-				c, err := r.SetPolicy(tt.policy)
+				c, err := r.SetPolicy(keystore.PolicyRequest{Policy: tt.policy})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -74,7 +74,7 @@ func TestRetainNumberAfterQuickRolloversKeepsSessions(t *testing.T) {
 	for i := range 4 {
 		r = rolled(t, r, 10+i, start.Add(time.Duration(i)*time.Hour)) // retires keys 1, 2, 10, 11
 	}
-	c, err := r.SetPolicy(keystore.Policy{MaxSession: 8 * time.Hour, MinInterval: 4 * time.Hour, Retain: 2})
+	c, err := r.SetPolicy(keystore.PolicyRequest{Policy: keystore.Policy{MaxSession: 8 * time.Hour, MinInterval: 4 * time.Hour, Retain: 2}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func TestRaisedMaxSessionCountsForRetiredKeys(t *testing.T) {
 	short := keystore.Policy{MaxSession: time.Hour}
 	r := rolled(t, newRing(t, short), 5, start) // retires key 1
 	for _, session := range []time.Duration{8 * time.Hour, time.Hour} {
-		c, err := r.SetPolicy(keystore.Policy{MaxSession: session})
+		c, err := r.SetPolicy(keystore.PolicyRequest{Policy: keystore.Policy{MaxSession: session}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -108,22 +108,25 @@ func completePuts(s *events.State, ev events.Event, given []events.Put) ([]event
 }
 
 func impliedPuts(s *events.State, ev events.Event) ([]events.Put, error) {
-	switch ev.Type {
-	case events.TypeRingCreated, events.TypeRingPolicySet, events.TypeRollover, events.TypeKeysDestroyed:
-		c, err := events.DecodeRingChange(ev.Type, ev.Payload)
-		if err != nil {
-			return nil, err
-		}
-		before, _ := s.Ring(c.Ring)
-		after, err := before.Apply(c, ev.Ref())
-		if err != nil {
-			return nil, err
-		}
-		value, err := events.EncodeRing(after)
-		return withDeleted(events.Put{Key: events.RingKey(c.Ring), Value: value}, c.Destroyed), err
-	default:
-		return impliedHostPuts(s, ev)
+	if ev.Type.OfRing() {
+		return ringPuts(s, ev)
 	}
+	return impliedHostPuts(s, ev)
+}
+
+// ringPuts are the state of the ring afterwards, and the end of destroyed material.
+func ringPuts(s *events.State, ev events.Event) ([]events.Put, error) {
+	c, err := events.DecodeRingChange(ev.Type, ev.Payload)
+	if err != nil {
+		return nil, err
+	}
+	before, _ := s.AnyRing(c.Ring)
+	after, err := before.Apply(c, ev.Ref())
+	if err != nil {
+		return nil, err
+	}
+	value, err := events.EncodeRing(after)
+	return withDeleted(events.Put{Key: events.RingKey(c.Ring), Value: value}, c.Destroyed), err
 }
 
 func withDeleted(state events.Put, destroyed []keystore.KID) []events.Put {

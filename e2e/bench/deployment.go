@@ -219,7 +219,7 @@ func (d *deployment) createRing(ctx context.Context) error {
 	}
 	return d.commit(ctx, nil, func(s *events.State) (keystore.Change, error) {
 		ring, _ := s.Ring(benchRing)
-		return ring.ForcePolicy(keystore.Policy{MaxSession: time.Hour, Retain: benchRetain})
+		return ring.SetPolicy(keystore.PolicyRequest{Policy: keystore.Policy{MaxSession: time.Hour, Retain: benchRetain}, Force: true})
 	})
 }
 

@@ -26,6 +26,12 @@ type HistoryEvent struct {
 	Gone    []string         `json:"destroyed,omitempty"` // kids
 	Trigger string           `json:"trigger,omitempty"`
 	Forced  bool             `json:"forced,omitempty"`
+	// Restored is the kid that an undo made current again.
+	Restored string    `json:"restored,omitempty"`
+	Slot     time.Time `json:"slot,omitzero"`      // that was answered, held or skipped
+	NextSlot time.Time `json:"next_slot,omitzero"` // that the event committed
+	Missed   int       `json:"missed,omitempty"`   // slots that get no rollover of their own
+	HeldBy   []string  `json:"held_by,omitempty"`
 }
 
 // Made is a key that an event made.

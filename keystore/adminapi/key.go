@@ -15,9 +15,10 @@ type KeyUses struct {
 // KeyUse is a key's life in one ring.
 type KeyUse struct {
 	Ring      string           `json:"ring"`
-	Version   keystore.Version `json:"version"` // of the ring, now
-	Mode      string           `json:"mode"`    // of the ring, now
-	Role      string           `json:"role"`    // now; the last one, of a key that is destroyed
+	Deleted   bool             `json:"deleted,omitempty"` // the ring is
+	Version   keystore.Version `json:"version"`           // of the ring, now
+	Mode      string           `json:"mode"`              // of the ring, now
+	Role      string           `json:"role"`              // now; the last one, of a key that is destroyed
 	CreatedAt time.Time        `json:"created_at"`
 	Seals     bool             `json:"seals"`
 	Pending   bool             `json:"pending,omitempty"`

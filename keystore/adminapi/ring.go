@@ -15,6 +15,16 @@ type Ring struct {
 	Keys      []Key            `json:"keys"` // current, old (newest first), future, static, session ticket
 	Policy    Policy           `json:"policy"`
 	LastEvent Event            `json:"last_event"`
+	NextSlot  time.Time        `json:"next_slot,omitzero"` // the schedule's next rollover; absent: none
+	Hold      *Hold            `json:"hold,omitempty"`     // of the slot that waits
+	Incident  *Event           `json:"incident,omitempty"` // the emergency rollover that not everybody has confirmed
+}
+
+// Hold is the guard's, of a slot that is due.
+type Hold struct {
+	Slot  time.Time `json:"slot"`
+	Since time.Time `json:"since"`
+	By    []string  `json:"by"` // the first of the servers that held it then
 }
 
 // Key is one key of a ring, without its bytes.
@@ -36,18 +46,24 @@ type Event struct {
 
 // Policy is a ring's policy.
 type Policy struct {
-	MaxSession  string `json:"max_session"`  // a duration
-	Retain      string `json:"retain"`       // "auto" or a number of old keys
-	MinInterval string `json:"min_interval"` // a duration
-	Schedule    string `json:"schedule"`     // "manual"
+	MaxSession  string   `json:"max_session"`  // a duration
+	Retain      string   `json:"retain"`       // "auto" or a number of old keys
+	MinInterval string   `json:"min_interval"` // a duration
+	Schedule    string   `json:"schedule"`     // "manual", "every 3h", "daily 02:30", "weekly mon@02:30", "cron 0 3 * * 1"
+	TZ          string   `json:"tz"`           // IANA name of the zone of schedule and blackout
+	Blackout    []string `json:"blackout"`     // windows in which no slot falls
+	MaxHold     string   `json:"max_hold"`     // a duration, or "none"
 }
 
 // PolicyChange changes the fields of a policy that are set.
 type PolicyChange struct {
-	MaxSession  *string `json:"max_session,omitempty" doc:"how long a session may live, such as 8h"`
-	Retain      *string `json:"retain,omitempty" doc:"auto, or the number of old keys to keep"`
-	MinInterval *string `json:"min_interval,omitempty" doc:"the least time between two rollovers, such as 1h"`
-	Schedule    *string `json:"schedule,omitempty" enum:"manual" doc:"when the ring rolls over by itself"`
+	MaxSession  *string   `json:"max_session,omitempty" doc:"how long a session may live, such as 8h"`
+	Retain      *string   `json:"retain,omitempty" doc:"auto, or the number of old keys to keep"`
+	MinInterval *string   `json:"min_interval,omitempty" doc:"the least time between two rollovers, such as 1h"`
+	Schedule    *string   `json:"schedule,omitempty" maxLength:"512" doc:"when the ring rolls over by itself: manual, every 3h, daily 02:30,14:30, weekly mon,thu@02:30 or cron 0 3 * * 1"`
+	TZ          *string   `json:"tz,omitempty" maxLength:"64" doc:"IANA name of the time zone of schedule and blackout"`
+	Blackout    *[]string `json:"blackout,omitempty" maxItems:"32" doc:"windows in which no slot falls, such as mon-fri@08:00-18:00"`
+	MaxHold     *string   `json:"max_hold,omitempty" doc:"how long servers that have not confirmed may hold a slot, such as 24h; or none"`
 }
 
 // Rings answers the list of rings, by name.
@@ -92,10 +108,35 @@ type RingChanged struct {
 	Ring Ring `json:"ring"`
 }
 
-// Rollover asks for a manual rollover.
+// Rollover asks for a rollover by an administrator. At most one of Fresh, Emergency
+// and Undo may be set; without them, the future key becomes current.
 type Rollover struct {
 	Intent
-	Force bool `json:"force,omitempty" doc:"roll over although the minimum interval or a server that lags would hold it"`
+	Force     bool     `json:"force,omitempty" doc:"roll over although the minimum interval or a server that lags would hold it"`
+	Fresh     bool     `json:"fresh,omitempty" doc:"make a new current key, too, and destroy the future key"`
+	Emergency bool     `json:"emergency,omitempty" doc:"make new keys and destroy all older dynamic ones at once"`
+	With      []string `json:"with,omitempty" enum:"static,ticket" doc:"further keys that an emergency rollover replaces"`
+	Undo      bool     `json:"undo,omitempty" doc:"make the key current again that was before the last rollover"`
+}
+
+// DeleteRing asks for the end of a ring and of all its keys.
+type DeleteRing struct {
+	Intent
+	Force bool `json:"force,omitempty" doc:"delete it although hosts are granted it"`
+}
+
+// RingDeleted answers a deletion.
+type RingDeleted struct {
+	Receipt
+	Ring      string           `json:"ring"`
+	Version   keystore.Version `json:"version"`   // a ring of this name to come goes on from it
+	Destroyed []string         `json:"destroyed"` // kids
+	Hosts     []string         `json:"hosts"`     // trusted hosts that are still granted the name
+}
+
+// Slots are the times of a schedule.
+type Slots struct {
+	Slots []time.Time `json:"slots"`
 }
 
 // RolledOver answers a rollover.

@@ -39,7 +39,20 @@ type RingStatus struct {
 	Version keystore.Version `json:"version"`
 	// HeldBy are the servers that hold up the next rollover: those that have not
 	// confirmed the present version.
-	HeldBy []string `json:"held_by"`
+	HeldBy   []string  `json:"held_by"`
+	NextSlot time.Time `json:"next_slot,omitzero"` // the schedule's next rollover
+	Hold     *Hold     `json:"hold,omitempty"`     // of the slot that waits
+	Incident *Incident `json:"incident,omitempty"` // open; absent: none
+}
+
+// Incident is an emergency rollover that not everybody has confirmed.
+type Incident struct {
+	Event
+	Servers []string `json:"servers"` // that have not confirmed it
+	// Agents are the hosts of agents connected to the server that answers which have
+	// not been given it; AgentsElsewhere counts those of other servers that have.
+	Agents          []string `json:"agents"`
+	AgentsElsewhere int      `json:"agents_elsewhere"`
 }
 
 // Alarm is something that a person should look at: what is wrong, or has been

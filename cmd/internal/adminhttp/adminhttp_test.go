@@ -48,8 +48,14 @@ func (f *fake) Rings(context.Context) (adminapi.Rings, error) {
 func (f *fake) Ring(_ context.Context, name keystore.RingName) (adminapi.Ring, error) {
 	return adminapi.Ring{Name: string(name)}, f.ask("", name)
 }
-func (f *fake) Preview(_ context.Context, _ keystore.RingName, force bool) (adminapi.Preview, error) {
-	return adminapi.Preview{}, f.ask("", force)
+func (f *fake) Preview(_ context.Context, _ keystore.RingName, req adminapi.Rollover) (adminapi.Preview, error) {
+	return adminapi.Preview{}, f.ask("", req)
+}
+func (f *fake) Slots(_ context.Context, _ keystore.RingName, from time.Time, count int) (adminapi.Slots, error) {
+	return adminapi.Slots{}, f.ask("", []any{from, count})
+}
+func (f *fake) DeleteRing(_ context.Context, actor string, name keystore.RingName, req adminapi.DeleteRing) (adminapi.RingDeleted, error) {
+	return adminapi.RingDeleted{Ring: string(name)}, f.ask(actor, req)
 }
 func (f *fake) Reach(_ context.Context, _ keystore.RingName, n keystore.N) (adminapi.Reach, error) {
 	return adminapi.Reach{}, f.ask("", n)
@@ -331,7 +337,17 @@ func TestQueriesArrive(t *testing.T) {
 			adminhttp.Point{Version: 7}},
 		{func() error { _, err := s.client.Replay(t.Context(), "sso", adminhttp.Point{At: since}); return err },
 			adminhttp.Point{At: since}},
-		{func() error { _, err := s.client.Preview(t.Context(), "sso", true); return err }, true},
+		{func() error { _, err := s.client.Preview(t.Context(), "sso", adminapi.Rollover{}); return err }, adminapi.Rollover{}},
+		{func() error {
+			_, err := s.client.Preview(t.Context(), "sso", adminapi.Rollover{Force: true, Emergency: true, With: []string{"static", "ticket"}})
+			return err
+		}, adminapi.Rollover{Force: true, Emergency: true, With: []string{"static", "ticket"}}},
+		{func() error {
+			_, err := s.client.Preview(t.Context(), "sso", adminapi.Rollover{Fresh: true, Undo: true})
+			return err
+		}, adminapi.Rollover{Fresh: true, Undo: true}},
+		{func() error { _, err := s.client.Slots(t.Context(), "sso", since, 3); return err }, []any{since, 3}},
+		{func() error { _, err := s.client.Slots(t.Context(), "sso", time.Time{}, 1000); return err }, []any{time.Time{}, 1000}},
 		{func() error { _, err := s.client.Reach(t.Context(), "sso", 42); return err }, keystore.N(42)},
 		{func() error { _, err := s.client.Ring(t.Context(), "sso"); return err }, keystore.RingName("sso")},
 		{func() error { _, err := s.client.Key(t.Context(), keystore.KID{1, 2}); return err }, keystore.KID{1, 2}},

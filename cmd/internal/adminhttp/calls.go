@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/keytide/keytide/keystore"
@@ -51,8 +52,29 @@ func (c *Client) SetPolicy(ctx context.Context, name string, req adminapi.SetPol
 }
 
 // Preview says what a rollover would do now.
-func (c *Client) Preview(ctx context.Context, name string, force bool) (adminapi.Preview, error) {
-	return get[adminapi.Preview](ctx, c, ringURL(name, "/rollover?force="+strconv.FormatBool(force)))
+func (c *Client) Preview(ctx context.Context, name string, req adminapi.Rollover) (adminapi.Preview, error) {
+	query := url.Values{}
+	for flag, set := range map[string]bool{"force": req.Force, "fresh": req.Fresh, "emergency": req.Emergency, "undo": req.Undo} {
+		if set {
+			query.Set(flag, "true")
+		}
+	}
+	if len(req.With) > 0 {
+		query.Set("with", strings.Join(req.With, ","))
+	}
+	return get[adminapi.Preview](ctx, c, ringURL(name, "/rollover")+times(query, nil))
+}
+
+// Slots lists times of a ring's schedule: from a time on, or, if that is zero, from
+// the next one on.
+func (c *Client) Slots(ctx context.Context, name string, from time.Time, count int) (adminapi.Slots, error) {
+	query := url.Values{"count": {strconv.Itoa(count)}}
+	return get[adminapi.Slots](ctx, c, ringURL(name, "/slots")+times(query, map[string]time.Time{"from": from}))
+}
+
+// DeleteRing ends a ring.
+func (c *Client) DeleteRing(ctx context.Context, name string, req adminapi.DeleteRing) (adminapi.RingDeleted, error) {
+	return send[adminapi.RingDeleted](ctx, c, http.MethodPost, ringURL(name, "/delete"), req)
 }
 
 // Rollover rolls a ring over.

@@ -36,14 +36,21 @@ func (a *api) rollovers() {
 	register(a, operation(http.MethodGet, "/v1/rings/{ring}/rollover", "preview-rollover", "Say what a rollover would do now"),
 		func(ctx context.Context, in *struct {
 			RingPath
-			Force bool `query:"force" doc:"as if it were forced"`
+			Force     bool     `query:"force" doc:"as if it were forced"`
+			Fresh     bool     `query:"fresh" doc:"of a fresh one"`
+			Emergency bool     `query:"emergency" doc:"of an emergency one"`
+			With      []string `query:"with" enum:"static,ticket" doc:"of an emergency one that replaces these, too"`
+			Undo      bool     `query:"undo" doc:"of an undo"`
 		}) (adminapi.Preview, error) {
 			name, err := in.name()
 			if err != nil {
 				return adminapi.Preview{}, err
 			}
-			return a.Service.Preview(ctx, name, in.Force)
+			return a.Service.Preview(ctx, name, adminapi.Rollover{
+				Force: in.Force, Fresh: in.Fresh, Emergency: in.Emergency, With: in.With, Undo: in.Undo,
+			})
 		})
+	a.endings()
 	register(a, operation(http.MethodPost, "/v1/rings/{ring}/rollover", "roll-over", "Roll a ring over"),
 		func(ctx context.Context, in *struct {
 			RingPath
@@ -65,6 +72,32 @@ func (a *api) rollovers() {
 				return adminapi.Reach{}, err
 			}
 			return a.Service.Reach(ctx, name, keystore.N(in.N))
+		})
+}
+
+func (a *api) endings() {
+	register(a, operation(http.MethodPost, "/v1/rings/{ring}/delete", "delete-ring", "End a ring and all its keys"),
+		func(ctx context.Context, in *struct {
+			RingPath
+			Body adminapi.DeleteRing
+		}) (adminapi.RingDeleted, error) {
+			name, err := in.name()
+			if err != nil {
+				return adminapi.RingDeleted{}, err
+			}
+			return a.Service.DeleteRing(ctx, actorOf(ctx), name, in.Body)
+		})
+	register(a, operation(http.MethodGet, "/v1/rings/{ring}/slots", "slots", "List the times of a ring's schedule"),
+		func(ctx context.Context, in *struct {
+			RingPath
+			From  time.Time `query:"from" doc:"from this time on, RFC 3339; if absent, from the next one on"`
+			Count int       `query:"count" default:"10" minimum:"1" maximum:"1000" doc:"how many"`
+		}) (adminapi.Slots, error) {
+			name, err := in.name()
+			if err != nil {
+				return adminapi.Slots{}, err
+			}
+			return a.Service.Slots(ctx, name, in.From, in.Count)
 		})
 }
 

@@ -24,7 +24,8 @@ type Reader interface {
 	Status(ctx context.Context) (adminapi.Status, error)
 	Rings(ctx context.Context) (adminapi.Rings, error)
 	Ring(ctx context.Context, name keystore.RingName) (adminapi.Ring, error)
-	Preview(ctx context.Context, name keystore.RingName, force bool) (adminapi.Preview, error)
+	Preview(ctx context.Context, name keystore.RingName, req adminapi.Rollover) (adminapi.Preview, error)
+	Slots(ctx context.Context, name keystore.RingName, from time.Time, count int) (adminapi.Slots, error)
 	Reach(ctx context.Context, name keystore.RingName, n keystore.N) (adminapi.Reach, error)
 	History(ctx context.Context, name keystore.RingName, span Span) (adminapi.History, error)
 	Replay(ctx context.Context, name keystore.RingName, point Point) (adminapi.Ring, error)
@@ -44,6 +45,7 @@ type Changer interface {
 	CreateRing(ctx context.Context, actor string, req adminapi.CreateRing) (adminapi.RingChanged, error)
 	SetPolicy(ctx context.Context, actor string, name keystore.RingName, req adminapi.SetPolicy) (adminapi.RingChanged, error)
 	Rollover(ctx context.Context, actor string, name keystore.RingName, req adminapi.Rollover) (adminapi.RolledOver, error)
+	DeleteRing(ctx context.Context, actor string, name keystore.RingName, req adminapi.DeleteRing) (adminapi.RingDeleted, error)
 	RegisterHost(ctx context.Context, actor string, req adminapi.RegisterHost) (adminapi.Registered, error)
 	RevokeHost(ctx context.Context, actor, name string, req adminapi.RevokeHost) (adminapi.Revoked, error)
 }

@@ -55,7 +55,7 @@ func newRoot(env Env) *cobra.Command {
 		"client profile `FILE` (default $KEYTIDE_CLIENT, then keytide/client.yaml in the user's configuration)")
 	root.AddCommand(
 		app.devCommand(), app.serverCommand(), app.coreCommand(),
-		app.statusCommand(), app.ringCommand(), app.rolloverCommand(), app.historyCommand(), app.replayCommand(),
+		app.statusCommand(), app.ringCommand(), app.rolloverCommand(), app.scheduleCommand(), app.historyCommand(), app.replayCommand(),
 		app.auditCommand(), app.backupCommand(), app.hostCommand(), app.cookieCommand(), app.versionCommand(),
 	)
 	app.complete(root)

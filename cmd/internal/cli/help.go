@@ -112,14 +112,48 @@ every server has stopped to seal with it. With a number, that many old keys
 stay; what would end sessions before their time is refused, with a policy that
 works.`,
 		example: `  keytide ring create web --reason "the second site"
-  keytide ring create web --max-session 30m --min-interval 10m`,
+  keytide ring create web --max-session 30m --min-interval 10m
+  keytide ring create hr --weekly mon@02:30 --tz Europe/Berlin`,
 	},
 	"keytide ring set": {
 		long: `Change a ring's policy: the fields that are given. It changes neither the keys
 nor the version. A longer max session holds for the sessions from now on, a
-shorter one does not end those that there are.`,
+shorter one does not end those that there are.
+
+A schedule rolls the ring over by itself: one of --every, --daily, --weekly and
+--cron, each by the clock of --tz. A time that a clock change skips comes right
+after it, one that comes twice counts once. What would fall into a --blackout
+comes at its end. Schedules keep to the minimum interval, of an hour unless
+--min-interval says otherwise. While a server has not confirmed the version
+before, a scheduled rollover is held, and goes on by itself; one that nobody
+answers within 24 hours, or an hour more than --max-hold, is skipped.`,
 		example: `  keytide ring set sso --max-session 12h --reason "longer shifts"
+  keytide ring set sso --daily 02:30,14:30 --tz America/New_York
+  keytide ring set sso --cron "0 3 1,15 * *" --blackout 2026-12-20..2027-01-06
+  keytide ring set sso --every 30m --min-interval 30m --max-session 1h
   keytide ring set sso --retain 1 --force   # as SiteMinder; may log users out`,
+	},
+	"keytide ring delete": {
+		long: `End a ring: all its keys are destroyed, and its agents lose it within a second.
+Every cookie and session ticket that they sealed is refused from then on. It
+asks first, and is refused while trusted hosts are granted the ring (exit code
+3).
+
+Its history stays. A ring of the same name that is made later has new keys, and
+goes on counting versions; hosts that were granted the name get it.`,
+		example: `  keytide ring delete web --reason "the site is gone"
+  keytide ring delete web --force --yes -o json`,
+	},
+	"keytide schedule": {
+		long:    `Look at when rings roll over by themselves.`,
+		example: "  keytide schedule preview sso",
+	},
+	"keytide schedule preview": {
+		long: `List the times at which a ring will roll over by its schedule, in UTC and on the
+clock of the schedule's zone. The first is the one that the ring's last event
+committed, unless --from says where to begin.`,
+		example: `  keytide schedule preview sso -n 5
+  keytide schedule preview sso --from 2027-03-27T00:00:00Z -o json`,
 	},
 	"keytide rollover": {
 		long: `Roll a ring over: the future key becomes current, current becomes old, and a
@@ -128,8 +162,25 @@ new future key is made. Cookies that are sealed under the former keys open on.
 It is refused (exit code 3) within the ring's minimum interval, so that a
 double click makes one rollover, and while a server has not confirmed the
 version before, whose agents would refuse the cookies of others. --force does
-it all the same, and says first what that means.`,
+it all the same, and says first what that means.
+
+--fresh is for a future key that others may know: it makes a new current key,
+too, and destroys the future key, with which nothing was sealed. The former
+current key opens on. Agents refuse what the new key sealed until they have it,
+a moment later.
+
+--emergency is for keys that others know: it makes new ones and destroys every
+older dynamic key at once, and with --with static,ticket those, too. Everybody
+is logged out. It waits for nobody and asks for the ring's name. It is an open
+incident in keytide status until every server and connected agent has it.
+
+--undo makes the key current again that was before the last rollover, as long
+as that is held. What the other key sealed in between opens on; the future key
+stays.`,
 		example: `  keytide rollover sso --dry-run
+  keytide rollover sso --fresh --reason "a backup was lost"
+  keytide rollover sso --emergency --with static --reason "break-in" --wait
+  keytide rollover sso --undo --reason "the wrong ring"
   keytide rollover sso --reason "weekly" --wait
   keytide rollover sso --force --yes -o json`,
 	},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -56,15 +57,35 @@ func (a *app) historyCommand() *cobra.Command {
 func printHistory(w io.Writer, h adminapi.History) {
 	rows := make([][]string, len(h.Events))
 	for i, e := range h.Events {
-		what := e.Type
-		if e.Forced {
-			what += " (forced)"
-		}
 		rows[i] = []string{
-			strconv.FormatUint(uint64(e.N), 10), stamp(e.At), strconv.FormatUint(uint64(e.Version), 10), what, e.Actor, e.Reason,
+			strconv.FormatUint(uint64(e.N), 10), stamp(e.At), strconv.FormatUint(uint64(e.Version), 10), whatHappened(e), e.Actor, e.Reason,
 		}
 	}
 	printTable(w, []string{"EVENT", "AT", "VERSION", "WHAT", "BY", "REASON"}, rows)
+}
+
+// whatHappened is an event's type with what tells it from others of its type.
+func whatHappened(e adminapi.HistoryEvent) string {
+	var more []string
+	if e.Trigger != "" && e.Trigger != manual {
+		more = append(more, e.Trigger)
+	}
+	if e.Forced {
+		more = append(more, "forced")
+	}
+	if len(e.HeldBy) > 0 {
+		more = append(more, "by "+strings.Join(e.HeldBy, ", "))
+	}
+	if !e.Slot.IsZero() {
+		more = append(more, "slot "+stamp(e.Slot))
+	}
+	if e.Missed > 0 {
+		more = append(more, fmt.Sprintf("for %d more", e.Missed))
+	}
+	if len(more) == 0 {
+		return e.Type
+	}
+	return e.Type + " (" + strings.Join(more, ", ") + ")"
 }
 
 func (a *app) replayCommand() *cobra.Command {

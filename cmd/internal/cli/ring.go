@@ -1,11 +1,12 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"strconv"
-	"time"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -14,8 +15,8 @@ import (
 )
 
 func (a *app) ringCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "ring", Short: "List, show, create and set rings"}
-	cmd.AddCommand(a.ringList(), a.ringShow(), a.ringCreate(), a.ringSet())
+	cmd := &cobra.Command{Use: "ring", Short: "List, show, create, set and delete rings"}
+	cmd.AddCommand(a.ringList(), a.ringShow(), a.ringCreate(), a.ringSet(), a.ringDelete())
 	return cmd
 }
 
@@ -57,16 +58,26 @@ func (a *app) ringShow() *cobra.Command {
 }
 
 func printRing(w io.Writer, r adminapi.Ring) {
-	printFields(w,
-		[2]string{"ring", r.Name},
-		[2]string{"version", fmt.Sprintf("%d (epoch %d)", r.Version, r.Epoch)},
-		[2]string{"mode", r.Mode},
-		[2]string{"max session", r.Policy.MaxSession},
-		[2]string{"retain", r.Policy.Retain},
-		[2]string{"min interval", r.Policy.MinInterval},
-		[2]string{"schedule", r.Policy.Schedule},
-		[2]string{"last event", fmt.Sprintf("%d %s %s %s", r.LastEvent.N, r.LastEvent.Type, stamp(r.LastEvent.At), r.LastEvent.ID)},
-	)
+	fields := [][2]string{
+		{"ring", r.Name},
+		{"version", fmt.Sprintf("%d (epoch %d)", r.Version, r.Epoch)},
+		{"mode", r.Mode},
+		{"max session", r.Policy.MaxSession},
+		{"retain", r.Policy.Retain},
+		{"min interval", r.Policy.MinInterval},
+		{"schedule", r.Policy.Schedule},
+	}
+	if r.Policy.Schedule != manual {
+		fields = append(fields, [2]string{"time zone", r.Policy.TZ}, [2]string{"blackout", cmp.Or(strings.Join(r.Policy.Blackout, " "), "-")},
+			[2]string{"max hold", r.Policy.MaxHold}, [2]string{"next slot", slotText(r.NextSlot, r.Policy.TZ)})
+	}
+	if r.Hold != nil {
+		fields = append(fields, [2]string{"held", fmt.Sprintf("slot %s, since %s, by %s", stamp(r.Hold.Slot), stamp(r.Hold.Since), list(r.Hold.By))})
+	}
+	if r.Incident != nil {
+		fields = append(fields, [2]string{"incident", fmt.Sprintf("emergency rollover of event %d at %s: not everybody has confirmed it", r.Incident.N, stamp(r.Incident.At))})
+	}
+	printFields(w, append(fields, [2]string{"last event", fmt.Sprintf("%d %s %s %s", r.LastEvent.N, r.LastEvent.Type, stamp(r.LastEvent.At), r.LastEvent.ID)})...)
 	fmt.Fprintln(w)
 	printKeys(w, r.Keys)
 }
@@ -86,50 +97,15 @@ func printKeys(w io.Writer, keys []adminapi.Key) {
 	printTable(w, []string{"ROLE", "KID", "CREATED", "DOES"}, rows)
 }
 
-// policyFlags are the flags of ring create and ring set that make a policy.
-type policyFlags struct {
-	cmd         *cobra.Command
-	maxSession  time.Duration
-	retain      string
-	minInterval time.Duration
-	manual      bool
-}
-
-func newPolicyFlags(cmd *cobra.Command) *policyFlags {
-	p := &policyFlags{cmd: cmd}
-	flags := cmd.Flags()
-	flags.DurationVar(&p.maxSession, "max-session", 0, "the longest that a session may live (`DURATION`, default 8h)")
-	flags.StringVar(&p.retain, "retain", "", "how many old keys to keep (`auto|N`, default auto: as long as their sessions live)")
-	flags.DurationVar(&p.minInterval, "min-interval", 0, "the least time between two rollovers (`DURATION`, default 1h)")
-	flags.BoolVar(&p.manual, "manual", false, "roll over by hand only (the default)")
-	return p
-}
-
-// change returns the flags that were given.
-func (p *policyFlags) change() (adminapi.PolicyChange, int) {
-	var c adminapi.PolicyChange
-	given := 0
-	set := func(flag, value string, field **string) {
-		if p.cmd.Flags().Changed(flag) {
-			*field = &value
-			given++
-		}
-	}
-	set("max-session", p.maxSession.String(), &c.MaxSession)
-	set("retain", p.retain, &c.Retain)
-	set("min-interval", p.minInterval.String(), &c.MinInterval)
-	if p.manual {
-		set("manual", "manual", &c.Schedule)
-	}
-	return c, given
-}
-
 func (a *app) ringCreate() *cobra.Command {
 	cmd := &cobra.Command{Use: "create NAME", Short: "Create a ring with new keys", Args: oneName}
 	out, change, policy := outputFlag(cmd), changeFlags(cmd), newPolicyFlags(cmd)
 	cmd.RunE = a.call(func(ctx context.Context, client *adminhttp.Client, args []string) error {
 		req := adminapi.CreateRing{Intent: change.intent(), Name: args[0]}
-		req.Policy, _ = policy.change()
+		var err error
+		if req.Policy, _, err = policy.change(); err != nil {
+			return err
+		}
 		done, err := client.CreateRing(ctx, req)
 		if err != nil {
 			return err
@@ -145,8 +121,12 @@ func (a *app) ringSet() *cobra.Command {
 	force := cmd.Flags().Bool("force", false, "take a policy that may log users out")
 	cmd.RunE = a.call(func(ctx context.Context, client *adminhttp.Client, args []string) error {
 		req := adminapi.SetPolicy{Intent: change.intent(), Force: *force}
-		given := 0
-		if req.Policy, given = policy.change(); given == 0 {
+		var given int
+		var err error
+		if req.Policy, given, err = policy.change(); err != nil {
+			return err
+		}
+		if given == 0 {
 			return usagef(cmd, "nothing to set")
 		}
 		if *force {
@@ -167,4 +147,35 @@ func printChanged(w io.Writer, done adminapi.RingChanged) {
 	printEvent(w, done.N, done.ID)
 	fmt.Fprintln(w)
 	printRing(w, done.Ring)
+}
+
+func (a *app) ringDelete() *cobra.Command {
+	cmd := &cobra.Command{Use: "delete NAME", Short: "End a ring and destroy all its keys", Args: oneName}
+	out, change := outputFlag(cmd), changeFlags(cmd)
+	force := cmd.Flags().Bool("force", false, "delete it although hosts are granted it")
+	cmd.RunE = a.call(func(ctx context.Context, client *adminhttp.Client, args []string) error {
+		ring, err := client.Ring(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		what := fmt.Sprintf("All %d keys of ring %s would be destroyed, for good: every cookie and session ticket that they sealed is refused from then on.",
+			len(ring.Keys), ring.Name)
+		if err := change.confirm(a, args[0], what); err != nil {
+			return err
+		}
+		done, err := client.DeleteRing(ctx, args[0], adminapi.DeleteRing{Intent: change.intent(), Force: *force})
+		if err != nil {
+			return err
+		}
+		return out.print(a.Stdout, done, func(w io.Writer) { printDeleted(w, done) })
+	})
+	return cmd
+}
+
+func printDeleted(w io.Writer, done adminapi.RingDeleted) {
+	printEvent(w, done.N, done.ID)
+	fmt.Fprintf(w, "ring %s is deleted; destroyed: %s\n", done.Ring, list(done.Destroyed))
+	if len(done.Hosts) > 0 {
+		fmt.Fprintf(w, "still granted the name: %s; a new ring of this name would be theirs\n", list(done.Hosts))
+	}
 }

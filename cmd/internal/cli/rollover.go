@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,8 +22,8 @@ type rollover struct {
 	*app
 	out     *output
 	change  *change
+	ask     adminapi.Rollover // but for its intent
 	dryRun  bool
-	force   bool
 	wait    bool
 	timeout time.Duration
 }
@@ -34,20 +35,53 @@ func (a *app) rolloverCommand() *cobra.Command {
 	r := &rollover{app: a, out: outputFlag(cmd), change: changeFlags(cmd)}
 	flags := cmd.Flags()
 	flags.BoolVar(&r.dryRun, "dry-run", false, "say what would happen, and change nothing")
-	flags.BoolVar(&r.force, "force", false, "roll over within the minimum interval, or although a server lags")
+	flags.BoolVar(&r.ask.Force, "force", false, "roll over within the minimum interval, or although a server lags")
+	flags.BoolVar(&r.ask.Fresh, "fresh", false, "make a new current key, too: the future key may be known to others")
+	flags.BoolVar(&r.ask.Emergency, "emergency", false, "make new keys, and destroy all older dynamic ones at once: logs everybody out")
+	flags.StringSliceVar(&r.ask.With, "with", nil, "with --emergency: replace these keys, too (`static,ticket`)")
+	flags.BoolVar(&r.ask.Undo, "undo", false, "make the key current again that was before the last rollover")
 	flags.BoolVar(&r.wait, "wait", false, "wait until every connected agent has been given the new keys")
 	flags.DurationVar(&r.timeout, "timeout", 30*time.Second, "how long --wait waits (`DURATION`)")
-	cmd.RunE = a.call(func(ctx context.Context, client *adminhttp.Client, args []string) error {
-		if r.dryRun {
-			return r.preview(ctx, client, args[0])
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := r.check(cmd); err != nil {
+			return err
 		}
-		return r.run(ctx, client, args[0])
-	})
+		return a.call(func(ctx context.Context, client *adminhttp.Client, args []string) error {
+			if r.dryRun {
+				return r.preview(ctx, client, args[0])
+			}
+			return r.run(ctx, client, args[0])
+		})(cmd, args)
+	}
 	return cmd
 }
 
+// check refuses flags that do not go together.
+func (r *rollover) check(cmd *cobra.Command) error {
+	kinds := 0
+	for _, set := range []bool{r.ask.Fresh, r.ask.Emergency, r.ask.Undo} {
+		if set {
+			kinds++
+		}
+	}
+	switch {
+	case kinds > 1:
+		return usagef(cmd, "--fresh, --emergency and --undo: want one of them at most")
+	case len(r.ask.With) > 0 && !r.ask.Emergency:
+		return usagef(cmd, "--with goes with --emergency")
+	case r.ask.Undo && r.ask.Force:
+		return usagef(cmd, "--undo: nothing holds an undo that --force would override")
+	}
+	for i, with := range r.ask.With {
+		if with != "static" && with != "ticket" || slices.Contains(r.ask.With[:i], with) {
+			return usagef(cmd, "--with %s: want static, ticket, or both: static,ticket", strings.Join(r.ask.With, ","))
+		}
+	}
+	return nil
+}
+
 func (r *rollover) preview(ctx context.Context, client *adminhttp.Client, name string) error {
-	preview, err := client.Preview(ctx, name, r.force)
+	preview, err := client.Preview(ctx, name, r.ask)
 	if err != nil {
 		return err
 	}
@@ -86,8 +120,8 @@ func printPreview(w io.Writer, p adminapi.Preview) {
 }
 
 func (r *rollover) run(ctx context.Context, client *adminhttp.Client, name string) error {
-	if r.force && !r.change.yes {
-		preview, err := client.Preview(ctx, name, true)
+	if (r.ask.Force || r.ask.Emergency) && !r.change.yes {
+		preview, err := client.Preview(ctx, name, r.ask)
 		if err != nil {
 			return err
 		}
@@ -97,7 +131,8 @@ func (r *rollover) run(ctx context.Context, client *adminhttp.Client, name strin
 			return err
 		}
 	}
-	done, err := client.Rollover(ctx, name, adminapi.Rollover{Intent: r.change.intent(), Force: r.force})
+	r.ask.Intent = r.change.intent()
+	done, err := client.Rollover(ctx, name, r.ask)
 	if err != nil {
 		return err
 	}
@@ -131,9 +166,18 @@ func (r *rollover) await(ctx context.Context, client *adminhttp.Client, done adm
 		}
 		select {
 		case <-ctx.Done():
+			stands := "the rollover stands, and cookies stay good: these agents hold the new current key as their future key"
+			switch {
+			case r.ask.Emergency:
+				stands = "the rollover stands; these agents still use keys that are destroyed everywhere else"
+			case r.ask.Fresh:
+				stands = "the rollover stands; these agents refuse cookies sealed with the new current key until they have it"
+			case r.ask.Undo:
+				stands = "the undo stands, and cookies stay good: these agents hold both keys"
+			}
 			return hint(fmt.Errorf("ring %s: after %v, %d of %d connected agents have not been given version %d: %s",
 				done.Ring, r.timeout, len(reach.Lacking), reach.Connected, done.Version, list(reach.Lacking)),
-				"the rollover stands, and cookies stay good: these agents hold the new current key as their future key\nsee who is behind:  keytide status")
+				"%s\nsee who is behind:  keytide status", stands)
 		case <-time.After(reachPause):
 		}
 	}

@@ -55,9 +55,13 @@ func printStatus(w io.Writer, s adminapi.Status) {
 	fmt.Fprintln(w)
 	rings := make([][]string, len(s.Rings))
 	for i, r := range s.Rings {
-		rings[i] = []string{r.Name, strconv.FormatUint(uint64(r.Version), 10), list(r.HeldBy)}
+		next := "by hand"
+		if !r.NextSlot.IsZero() {
+			next = stamp(r.NextSlot)
+		}
+		rings[i] = []string{r.Name, strconv.FormatUint(uint64(r.Version), 10), next, list(r.HeldBy)}
 	}
-	printTable(w, []string{"RING", "VERSION", "NEXT ROLLOVER HELD BY"}, rings)
+	printTable(w, []string{"RING", "VERSION", "NEXT ROLLOVER", "HELD BY"}, rings)
 	for _, alarm := range s.Alarms {
 		printAlarm(w, alarm)
 	}

@@ -20,7 +20,7 @@ import (
 type Reader interface {
 	Status(ctx context.Context) (adminapi.Status, error)
 	Rings(ctx context.Context) (adminapi.Rings, error)
-	Preview(ctx context.Context, name keystore.RingName, force bool) (adminapi.Preview, error)
+	Preview(ctx context.Context, name keystore.RingName, req adminapi.Rollover) (adminapi.Preview, error)
 	Reach(ctx context.Context, name keystore.RingName, n keystore.N) (adminapi.Reach, error)
 	History(ctx context.Context, name keystore.RingName, span adminhttp.Span) (adminapi.History, error)
 }

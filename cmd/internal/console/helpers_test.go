@@ -36,7 +36,7 @@ func (f *fake) Status(context.Context) (adminapi.Status, error) { return f.statu
 func (f *fake) Rings(context.Context) (adminapi.Rings, error) {
 	return adminapi.Rings{Rings: f.rings}, f.err
 }
-func (f *fake) Preview(context.Context, keystore.RingName, bool) (adminapi.Preview, error) {
+func (f *fake) Preview(context.Context, keystore.RingName, adminapi.Rollover) (adminapi.Preview, error) {
 	return adminapi.Preview{Allowed: f.refused == nil, Refused: f.refused}, f.err
 }
 func (f *fake) Reach(context.Context, keystore.RingName, keystore.N) (adminapi.Reach, error) {

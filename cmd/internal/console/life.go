@@ -76,10 +76,20 @@ type fold struct {
 }
 
 func (f *fold) apply(e adminapi.HistoryEvent) {
-	if e.Trigger != "" { // a rollover
+	switch e.Trigger {
+	case "":
+	case keystore.Fresh.String(), keystore.Emergency.String(): // both keys are new
+		f.change(f.current, func(l *life) { l.to = e.At })
+		f.current, f.future = "", ""
+	default:
 		f.change(f.current, func(l *life) { l.to = e.At })
 		f.change(f.future, func(l *life) { l.from = e.At })
 		f.current, f.future = f.future, ""
+	}
+	if e.Restored != "" { // an undo
+		f.change(f.current, func(l *life) { l.to = e.At })
+		f.change(e.Restored, func(l *life) { l.to = time.Time{} })
+		f.current = e.Restored
 	}
 	for _, made := range e.Made {
 		l := life{kid: made.KID, made: e.At}

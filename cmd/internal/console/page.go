@@ -157,7 +157,7 @@ func (c *console) readRing(ctx context.Context, ring adminapi.Ring, now time.Tim
 	if err != nil {
 		return ringView{}, err
 	}
-	preview, err := c.Reader.Preview(ctx, name, false)
+	preview, err := c.Reader.Preview(ctx, name, adminapi.Rollover{})
 	if err != nil {
 		return ringView{}, err
 	}

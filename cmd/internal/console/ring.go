@@ -20,6 +20,7 @@ type ringView struct {
 	Soonest moment // when min_interval allows one, if that is what refuses it
 	Refused string // why else it is refused
 	HeldBy  []string
+	Slot    moment // the schedule's next rollover; zero: none
 	Reach   adminapi.Reach
 	Keys    []keyView
 	Ticks   []tick
@@ -77,7 +78,7 @@ func makeRing(ring adminapi.Ring, p past, now time.Time) ringView {
 	v := ringView{Ring: ring, events: eventsView(ring.Name, p.events, now), Policy: policyView{
 		MaxSession: short(ring.Policy.MaxSession), Retain: ring.Policy.Retain,
 		MinInterval: short(ring.Policy.MinInterval), Schedule: ring.Policy.Schedule,
-	}}
+	}, Slot: at(ring.NextSlot)}
 	line := newScale(now, dynamicTimes(ring, p)...)
 	v.Ticks = line.ticks()
 	for _, k := range ordered(ring.Keys) {

@@ -169,6 +169,12 @@ func whatOf(e adminapi.HistoryEvent) string {
 	if e.Forced {
 		text += ", forced"
 	}
+	if !e.Slot.IsZero() {
+		text += ", slot " + e.Slot.UTC().Format("2 Jan 15:04")
+	}
+	if len(e.HeldBy) > 0 {
+		text += ", by " + strings.Join(e.HeldBy, ", ")
+	}
 	if n := len(e.Gone); n > 0 && e.Trigger != "" {
 		text += ", " + count(n, "key destroyed", "keys destroyed")
 	}

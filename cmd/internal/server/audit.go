@@ -18,7 +18,7 @@ import (
 
 // History implements adminhttp.Reader.
 func (s *service) History(ctx context.Context, name keystore.RingName, span adminhttp.Span) (adminapi.History, error) {
-	if _, err := s.ring(name); err != nil {
+	if err := s.everWas(name); err != nil {
 		return adminapi.History{}, err
 	}
 	answer := adminapi.History{Ring: string(name), Events: []adminapi.HistoryEvent{}}
@@ -45,6 +45,16 @@ func (s *service) History(ctx context.Context, name keystore.RingName, span admi
 	return answer, nil
 }
 
+// everWas reports whether there is, or was, such a ring.
+func (s *service) everWas(name keystore.RingName) (err error) {
+	s.keys.Replica().Read(func(state *events.State) {
+		if _, ok := state.AnyRing(name); !ok {
+			_, err = ringOf(state, name)
+		}
+	})
+	return err
+}
+
 func within(at time.Time, span adminhttp.Span) bool {
 	return (span.Since.IsZero() || !at.Before(span.Since)) && (span.Until.IsZero() || at.Before(span.Until))
 }
@@ -58,7 +68,7 @@ func ringChange(e events.Event) (keystore.Change, bool) {
 // Replay implements adminhttp.Reader. At a version, it is the ring as it stood
 // last at that version; at a time, as the newest event up to that time left it.
 func (s *service) Replay(ctx context.Context, name keystore.RingName, point adminhttp.Point) (adminapi.Ring, error) {
-	if _, err := s.ring(name); err != nil {
+	if err := s.everWas(name); err != nil {
 		return adminapi.Ring{}, err
 	}
 	var found keystore.Ring
@@ -75,7 +85,7 @@ func (s *service) Replay(ctx context.Context, name keystore.RingName, point admi
 		if err := state.Fold(rec); err != nil {
 			return adminapi.Ring{}, err
 		}
-		ring, ok := state.Ring(name)
+		ring, ok := state.AnyRing(name)
 		if !ok || ring.Last.N != state.N() {
 			continue
 		}
@@ -89,7 +99,7 @@ func (s *service) Replay(ctx context.Context, name keystore.RingName, point admi
 	if err := state.VerifyNewest(); err != nil {
 		return adminapi.Ring{}, err
 	}
-	if found.IsZero() {
+	if found.IsZero() || found.Deleted {
 		return adminapi.Ring{}, noSuchPast(name, point)
 	}
 	return ringView(s.id.Epoch, found), nil

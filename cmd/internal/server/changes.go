@@ -36,6 +36,12 @@ type order struct {
 // commitRing carries an order out, or finds the event that answered it before, and
 // returns the ring as that event left it.
 func (s *service) commitRing(ctx context.Context, o order) (replication.Receipt, keystore.Ring, error) {
+	if len(o.made) > 0 && !s.generate {
+		return replication.Receipt{}, keystore.Ring{}, &hinted{
+			error: fmt.Errorf("ring %s: %w: key generation is turned off at server %s", o.ring, keystore.ErrRefused, s.id.Server),
+			hint:  "ask another policy server, or set  generate: true  in this one's configuration",
+		}
+	}
 	receipt, err := s.keys.Commit(ctx, func(state *events.State) (replication.Proposal, error) {
 		p := replication.Proposal{Actor: o.actor, Request: o.intent.Request, Reason: o.intent.Reason}
 		if _, done := state.Request(p.Request); done {
@@ -84,9 +90,10 @@ func usedRequest(id string, n keystore.N) error {
 
 // ringAfter returns a ring as event n left it: mostly the newest state.
 func (s *service) ringAfter(ctx context.Context, name keystore.RingName, n keystore.N) (keystore.Ring, error) {
-	ring, err := s.ring(name)
-	if err != nil || ring.Last.N <= n {
-		return ring, err
+	var ring keystore.Ring
+	s.keys.Replica().Read(func(state *events.State) { ring, _ = state.AnyRing(name) })
+	if ring.Last.N <= n {
+		return ring, nil
 	}
 	state := events.NewState()
 	for rec, err := range s.keys.Replica().Records(1, n) {
@@ -97,7 +104,8 @@ func (s *service) ringAfter(ctx context.Context, name keystore.RingName, n keyst
 			return keystore.Ring{}, err
 		}
 	}
-	return ringOf(state, name)
+	ring, _ = state.AnyRing(name)
+	return ring, nil
 }
 
 func receiptView(r replication.Receipt) adminapi.Receipt {
@@ -130,18 +138,19 @@ func (s *service) CreateRing(ctx context.Context, actor string, req adminapi.Cre
 	if err != nil {
 		return adminapi.RingChanged{}, err
 	}
+	plan, err := s.plans.of(policy)
+	if err != nil {
+		return adminapi.RingChanged{}, err
+	}
 	keys, made := material(now(), 4)
 	receipt, ring, err := s.commitRing(ctx, order{
 		actor: actor, intent: req.Intent, ring: name, made: made,
 		decide: func(state *events.State) (keystore.Change, error) {
-			if _, exists := state.Ring(name); exists {
-				return keystore.Change{}, &hinted{
-					error: fmt.Errorf("ring %s: %w", name, keystore.ErrExists),
-					hint:  "change its policy with:  keytide ring set " + string(name),
-				}
-			}
-			change, err := keystore.Create(name, policy, keystore.FirstKeys{
-				Current: keys[0], Future: keys[1], Static: keys[2], SessionTicket: keys[3],
+			before, _ := state.AnyRing(name)
+			change, err := before.Create(keystore.Creation{
+				Name: name, Policy: policy, Now: s.now(), Plan: plan, Keys: keystore.FirstKeys{
+					Current: keys[0], Future: keys[1], Static: keys[2], SessionTicket: keys[3],
+				},
 			})
 			return change, creating(name, err)
 		},
@@ -155,6 +164,9 @@ func (s *service) CreateRing(ctx context.Context, actor string, req adminapi.Cre
 // creating gives a refused policy a hint that works for a ring that is not there
 // yet: only a ring's change of policy can be forced.
 func creating(name keystore.RingName, err error) error {
+	if errors.Is(err, keystore.ErrExists) {
+		return &hinted{error: err, hint: "change its policy with:  keytide ring set " + string(name)}
+	}
 	var refused *keystore.RetainError
 	if !errors.As(err, &refused) {
 		return err
@@ -176,41 +188,17 @@ func (s *service) SetPolicy(ctx context.Context, actor string, name keystore.Rin
 			if err != nil {
 				return keystore.Change{}, err
 			}
-			if req.Force {
-				return ring.ForcePolicy(policy)
+			plan, err := s.plans.of(policy)
+			if err != nil {
+				return keystore.Change{}, err
 			}
-			return ring.SetPolicy(policy)
+			return ring.SetPolicy(keystore.PolicyRequest{Policy: policy, Plan: plan, Now: s.now(), Force: req.Force})
 		},
 	})
 	if err != nil {
 		return adminapi.RingChanged{}, err
 	}
 	return s.changed(receipt, ring), nil
-}
-
-// Rollover implements adminhttp.Changer.
-func (s *service) Rollover(ctx context.Context, actor string, name keystore.RingName, req adminapi.Rollover) (adminapi.RolledOver, error) {
-	keys, made := material(now(), 1)
-	confirmed := s.confirmer()
-	receipt, ring, err := s.commitRing(ctx, order{
-		actor: actor, intent: req.Intent, ring: name, made: made,
-		decide: func(state *events.State) (keystore.Change, error) {
-			ring, err := ringOf(state, name)
-			if err != nil {
-				return keystore.Change{}, err
-			}
-			return ring.Rollover(keystore.Rollover{
-				Trigger: keystore.Manual, Future: keys[0], Now: now(), Force: req.Force, Servers: confirmed(state),
-			})
-		},
-	})
-	if err != nil {
-		return adminapi.RolledOver{}, err
-	}
-	return adminapi.RolledOver{
-		Ring: string(name), Version: ring.Version, N: receipt.N, ID: receipt.ID.String(), Keys: keysView(ring),
-		Replicas: receipt.HeldBy,
-	}, nil
 }
 
 // RegisterHost implements adminhttp.Changer.

@@ -28,10 +28,14 @@ type Config struct {
 	Dir     string  `yaml:"dir"`     // its state; made by core init
 	Unlock  Unlock  `yaml:"unlock"`  // what opens the key store key
 	Genesis Genesis `yaml:"genesis"` // which ledgers these must be
-	Admin   Admin   `yaml:"admin"`
-	Feed    Feed    `yaml:"feed"`
-	Metrics Metrics `yaml:"metrics"`
-	FIPS    string  `yaml:"fips"` // required: only with a certified module in FIPS 140-3 mode; if empty, with any
+	// Generate says whether the server makes keys of rings: by schedules, and where an
+	// administrator asks it to. If absent, true. Where no server does, slots pass
+	// unanswered.
+	Generate *bool   `yaml:"generate"`
+	Admin    Admin   `yaml:"admin"`
+	Feed     Feed    `yaml:"feed"`
+	Metrics  Metrics `yaml:"metrics"`
+	FIPS     string  `yaml:"fips"` // required: only with a certified module in FIPS 140-3 mode; if empty, with any
 
 	nats string // address of the bus for other NATS tools; dev alone sets it
 	dev  bool   // the store must be a development store, and otherwise must not
@@ -199,6 +203,9 @@ func (c *Config) resolve(base string) {
 		c.Admin.Tokens = filepath.Join(c.Dir, tokensFile)
 	}
 }
+
+// generates reports whether the server makes keys of rings.
+func (c *Config) generates() bool { return c.Generate == nil || *c.Generate }
 
 // generated reports whether a listener uses the store's own certificate.
 func (c *Config) generated() bool { return c.Admin.Cert == "" || c.Feed.Cert == "" }

@@ -30,10 +30,8 @@ func (s *service) Key(ctx context.Context, kid keystore.KID) (adminapi.KeyUses, 
 	}
 	answer := adminapi.KeyUses{KID: kid.String(), Uses: []adminapi.KeyUse{}}
 	for _, l := range lives {
-		ring, err := s.ring(l.ring)
-		if err != nil {
-			return adminapi.KeyUses{}, err
-		}
+		var ring keystore.Ring
+		s.keys.Replica().Read(func(state *events.State) { ring, _ = state.AnyRing(l.ring) })
 		answer.Uses = append(answer.Uses, s.keyUse(ring, l))
 	}
 	if len(lives) == 0 {
@@ -113,11 +111,13 @@ func (l *life) follow(kid keystore.KID, ring keystore.Ring) {
 }
 
 func (s *service) keyUse(r keystore.Ring, l life) adminapi.KeyUse {
-	sealing, _ := r.Seals()
+	sealing, seals := r.Seals()
 	use := adminapi.KeyUse{
-		Ring: string(r.Name), Version: r.Version, Mode: r.Mode.String(), Role: l.key.Role.String(),
-		CreatedAt: l.key.Created.UTC(), SealedWith: sealing.KID.String(), Roles: l.roles, Destroyed: l.destroyed,
-		Hosts: []string{},
+		Ring: string(r.Name), Version: r.Version, Role: l.key.Role.String(),
+		CreatedAt: l.key.Created.UTC(), Roles: l.roles, Destroyed: l.destroyed, Hosts: []string{}, Deleted: r.Deleted,
+	}
+	if seals {
+		use.Mode, use.SealedWith = r.Mode.String(), sealing.KID.String()
 	}
 	if k, ok := r.Key(l.key.KID); ok {
 		use.Seals, use.Pending = k.KID == sealing.KID, k.Pending

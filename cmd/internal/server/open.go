@@ -189,7 +189,7 @@ func (s *site) member(l openedLedger, key ed25519.PrivateKey) (*replication.Memb
 			Server: s.id.Server, Region: s.id.Region, Address: s.feed.url(), Key: key,
 		},
 		Reconnect: l.nc.ForceReconnect,
-		Agents:    func() (connected, behind int) { return s.hub.Agents() },
+		Agents:    func() (connected, behind int) { return s.service.agents() },
 	})
 }
 
@@ -242,7 +242,11 @@ func (s *site) openSource(v *vault) error {
 	if err != nil {
 		return err
 	}
-	s.service = &service{id: s.id, keys: s.keys, hosts: s.hosts, vault: v, source: s.source, hub: s.hub, log: s.log}
+	s.service = &service{
+		id: s.id, keys: s.keys, hosts: s.hosts, vault: v, source: s.source, hub: s.hub, log: s.log,
+		reference: ownClock, generate: s.cfg.generates(),
+	}
+	s.service.scheduler = newScheduler(s.service, s.log)
 	s.retention = newRetention(s.service, s.log)
 	return nil
 }

@@ -102,6 +102,9 @@ func (s *site) start(ctx, front context.Context, g *errgroup.Group) error {
 	}
 	g.Go(func() error { return s.source.run(front) })
 	g.Go(func() error { return s.retention.run(front) })
+	if s.cfg.generates() {
+		g.Go(func() error { return s.service.scheduler.run(front) })
+	}
 	g.Go(func() error { return s.renewCertificates(front) })
 	for _, l := range s.listeners {
 		g.Go(l.serve)

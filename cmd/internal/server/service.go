@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -15,7 +14,6 @@ import (
 	"github.com/keytide/keytide/keystore/bundle"
 	"github.com/keytide/keytide/keystore/fips"
 	"github.com/keytide/keytide/keystore/host"
-	"github.com/keytide/keytide/keystore/seal"
 	"github.com/keytide/keytide/replication"
 )
 
@@ -28,6 +26,11 @@ type service struct {
 	source *source
 	hub    *hub.Hub
 	log    *slog.Logger
+	plans  plans
+	// reference is the clock of slots. generate: this server makes keys of rings.
+	reference reference
+	generate  bool
+	scheduler *scheduler
 }
 
 var _ adminhttp.Service = (*service)(nil)
@@ -95,7 +98,10 @@ func (s *service) Status(context.Context) (adminapi.Status, error) {
 		Servers: s.servers(n), FIPS: fips.Running(), Rings: make([]adminapi.RingStatus, len(rings)),
 	}
 	for i, r := range rings {
-		answer.Rings[i] = adminapi.RingStatus{Name: string(r.Name), Version: r.Version, HeldBy: behind(r, confirmed)}
+		answer.Rings[i] = adminapi.RingStatus{
+			Name: string(r.Name), Version: r.Version, HeldBy: behind(r, confirmed),
+			NextSlot: r.NextSlot, Hold: holdView(r.Hold), Incident: s.incident(r, confirmed),
+		}
 	}
 	answer.Alarms = s.alarms()
 	return answer, nil
@@ -113,6 +119,7 @@ func (s *service) alarms() []adminapi.Alarm {
 			})
 		}
 	}
+	alarms = append(alarms, s.ringAlarms()...)
 	for _, f := range s.source.unfed() {
 		alarms = append(alarms, adminapi.Alarm{
 			Ledger: "feed", Kind: "material", Since: f.since,
@@ -129,7 +136,7 @@ func (s *service) servers(n keystore.N) []adminapi.Server {
 	if hosts := s.hosts.Freshness(); fresh.State == events.Fresh && hosts.State != events.Fresh {
 		fresh = hosts
 	}
-	connected, lagging := s.hub.Agents()
+	connected, lagging := s.agents()
 	servers := []adminapi.Server{{
 		ID: s.id.Server, Region: s.id.Region, State: fresh.State.String(), N: n, AgeMS: fresh.Age.Milliseconds(),
 		Agents: connected, AgentsBehind: lagging, Why: fresh.Why,
@@ -165,22 +172,36 @@ func fingerprintOf(state *events.State, server string) string {
 	return string(name)
 }
 
+// agents counts the agents that are connected, and those of them that have not been
+// given what the replica holds: all of them while the hub has not got it itself.
+func (s *service) agents() (connected, behind int) {
+	n, _ := s.keys.Replica().Watch()
+	fed := s.source.position().keys.N >= n
+	connected, behind = s.hub.Agents()
+	if !fed {
+		behind = connected
+	}
+	return connected, behind
+}
+
 // confirmer returns what every member of a state has confirmed: others by their
 // signed records as they stand now, this server by what is on its disk. What it
 // returns asks neither replica nor member for the state, so that it may be called
 // while the state is read.
 func (s *service) confirmer() func(*events.State) []keystore.Confirmation {
-	applied := make(map[string]keystore.N)
+	applied, lacking := make(map[string]keystore.N), make(map[string]int)
 	for _, v := range s.keys.Servers() {
-		applied[v.Record.ID] = v.Record.Applied.N
+		applied[v.Record.ID], lacking[v.Record.ID] = v.Record.Applied.N, int(v.Record.AgentsBehind)
 	}
+	_, lacking[s.id.Server] = s.agents()
 	return func(state *events.State) []keystore.Confirmation {
 		applied[s.id.Server], _ = s.keys.Replica().Durable()
 		members := state.Members()
 		confirmed := make([]keystore.Confirmation, len(members))
 		for i, m := range members {
 			confirmed[i] = keystore.Confirmation{
-				Server: m.ID, Region: m.Region, Applied: applied[m.ID], Excluded: m.Excluded != 0, Forgotten: m.Forgotten != 0,
+				Server: m.ID, Region: m.Region, Applied: applied[m.ID], Lacking: lacking[m.ID],
+				Excluded: m.Excluded != 0, Forgotten: m.Forgotten != 0,
 			}
 		}
 		return confirmed
@@ -227,76 +248,4 @@ func (s *service) reach(name keystore.RingName, n keystore.N) adminapi.Reach {
 	}
 	slices.Sort(answer.Lacking)
 	return answer
-}
-
-// Preview implements adminhttp.Reader.
-func (s *service) Preview(_ context.Context, name keystore.RingName, force bool) (adminapi.Preview, error) {
-	r, err := s.ring(name)
-	if err != nil {
-		return adminapi.Preview{}, err
-	}
-	req := keystore.Rollover{
-		Trigger: keystore.Manual, Future: keystore.NewKey{KID: seal.Generate().KID(), Created: now()}, Now: now(),
-		Force: force, Servers: s.confirmations(),
-	}
-	change, err := r.Rollover(req)
-	answer := adminapi.Preview{
-		Ring: string(name), Version: r.Version + 1, Allowed: err == nil,
-		Changes: []adminapi.RoleChange{}, Destroyed: []string{}, Behind: behind(r, req.Servers), LoggedOut: "nobody",
-	}
-	if err != nil {
-		if !errors.Is(err, keystore.ErrRefused) {
-			return adminapi.Preview{}, err
-		}
-		problem, _ := adminhttp.ProblemOf(err)
-		answer.Refused = &problem
-		req.Force = true
-		if change, err = r.Rollover(req); err != nil {
-			return answer, nil // what is refused with force too has no effects to show
-		}
-	}
-	after, err := r.Apply(change, keystore.EventRef{N: r.Last.N + 1, At: req.Now})
-	if err != nil {
-		return adminapi.Preview{}, err
-	}
-	answer.Changes = roleChanges(r, after)
-	answer.Destroyed = append(answer.Destroyed, kidTexts(change.Destroyed)...)
-	answer.LoggedOut = loggedOut(r, change, answer.Behind)
-	return answer, nil
-}
-
-func roleChanges(before, after keystore.Ring) []adminapi.RoleChange {
-	changes := []adminapi.RoleChange{}
-	for _, k := range after.Keys {
-		old, ok := before.Key(k.KID)
-		switch {
-		case !ok:
-			changes = append(changes, adminapi.RoleChange{To: k.Role.String()})
-		case old.Role != k.Role:
-			changes = append(changes, adminapi.RoleChange{KID: k.KID.String(), From: old.Role.String(), To: k.Role.String()})
-		}
-	}
-	for _, k := range before.Keys {
-		if _, ok := after.Key(k.KID); !ok {
-			changes = append(changes, adminapi.RoleChange{KID: k.KID.String(), From: k.Role.String()})
-		}
-	}
-	return changes
-}
-
-// loggedOut says whose sessions a rollover would end.
-func loggedOut(r keystore.Ring, c keystore.Change, behind []string) string {
-	text := ""
-	for _, kid := range c.Destroyed {
-		if k, ok := r.Key(kid); ok && now().Before(k.RetiredAt.Add(max(k.Session, r.Policy.MaxSession))) {
-			text += fmt.Sprintf("sessions under key %s, which was current until %s; ", kid, k.RetiredAt.UTC().Format("2006-01-02T15:04:05Z"))
-		}
-	}
-	if len(behind) > 0 {
-		text += "agents of servers that are behind would refuse cookies sealed elsewhere until they have caught up; "
-	}
-	if text == "" {
-		return "nobody"
-	}
-	return text[:len(text)-2]
 }

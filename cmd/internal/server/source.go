@@ -25,6 +25,7 @@ type source struct {
 	ca          []byte
 	log         *slog.Logger
 	unopened    map[string]bool // hosts whose secrets did not open; rebuild's alone
+	rings       []keystore.Ring // of the newest state; rebuild's alone
 
 	mu      sync.Mutex // guards the fields below
 	state   *hub.State
@@ -124,8 +125,28 @@ func (s *source) rebuild() []error {
 	faults = append(faults, more...)
 	s.noteFaults(faults)
 	s.publish(&hub.State{V: at.String(), Rings: sets, Servers: s.servers, CA: s.ca}, at, known)
-	s.vault.forget(destroyed)
+	s.vault.forget(append(destroyed, destroyedKeys(s.rings, rings)...))
+	s.rings = rings
 	return faults
+}
+
+// destroyedKeys are the keys that rings had, and have no more: of deleted rings, all.
+func destroyedKeys(before, after []keystore.Ring) (kids []keystore.KID) {
+	now := make(map[keystore.RingName]keystore.Ring, len(after))
+	for _, r := range after {
+		now[r.Name] = r
+	}
+	for _, r := range before {
+		if now[r.Name].Version == r.Version {
+			continue
+		}
+		for _, k := range r.Keys {
+			if _, ok := now[r.Name].Key(k.KID); !ok {
+				kids = append(kids, k.KID)
+			}
+		}
+	}
+	return kids
 }
 
 // noteFaults replaces the list; a fault that was there already keeps its time.
@@ -250,21 +271,7 @@ func (s *source) keySet(epoch keystore.Epoch, r keystore.Ring, before *keystore.
 	if err != nil {
 		return before, fmt.Errorf("ring %s version %d: %w", r.Name, r.Version, err)
 	}
-	s.vault.forget(dropped(before, set))
 	return set, nil
-}
-
-// dropped are the keys of a ring's set that its next one has no more.
-func dropped(before, after *keystore.KeySet) (kids []keystore.KID) {
-	if before == nil {
-		return nil
-	}
-	for _, k := range before.Keys {
-		if !slices.ContainsFunc(after.Keys, func(left keystore.SetKey) bool { return left.KID == k.KID }) {
-			kids = append(kids, k.KID)
-		}
-	}
-	return kids
 }
 
 func (s *source) host(h host.Host) (knownHost, error) {

@@ -14,10 +14,23 @@ import (
 // This file turns keystore's values into the API's words and back.
 
 func ringView(epoch keystore.Epoch, r keystore.Ring) adminapi.Ring {
-	return adminapi.Ring{
+	view := adminapi.Ring{
 		Name: string(r.Name), Epoch: epoch, Version: r.Version, Mode: r.Mode.String(),
 		Keys: keysView(r), Policy: policyView(r.Policy), LastEvent: refView(r.Last),
+		NextSlot: r.NextSlot, Hold: holdView(r.Hold),
 	}
+	if r.Incident.N != 0 {
+		incident := refView(r.Incident)
+		view.Incident = &incident
+	}
+	return view
+}
+
+func holdView(h keystore.Hold) *adminapi.Hold {
+	if h.IsZero() {
+		return nil
+	}
+	return &adminapi.Hold{Slot: h.Slot.UTC(), Since: h.Since.UTC(), By: append([]string{}, h.By...)}
 }
 
 func keysView(r keystore.Ring) []adminapi.Key {
@@ -34,7 +47,9 @@ func keysView(r keystore.Ring) []adminapi.Key {
 
 func policyView(p keystore.Policy) adminapi.Policy {
 	return adminapi.Policy{
-		MaxSession: p.MaxSession.String(), Retain: p.Retain.String(), MinInterval: p.MinInterval.String(), Schedule: "manual",
+		MaxSession: p.MaxSession.String(), Retain: p.Retain.String(), MinInterval: p.MinInterval.String(),
+		Schedule: p.Schedule.String(), TZ: p.Schedule.Zone(), Blackout: append([]string{}, p.Schedule.Blackouts()...),
+		MaxHold: p.MaxHoldText(),
 	}
 }
 
@@ -77,6 +92,10 @@ func historyView(e events.Event, c keystore.Change) adminapi.HistoryEvent {
 	view := adminapi.HistoryEvent{
 		N: e.N, ID: e.ID.String(), Type: e.Type.String(), At: e.At.UTC(), Version: c.Version,
 		Server: e.Server, Actor: e.Actor, Reason: e.Reason, Gone: kidTexts(c.Destroyed), Forced: c.Forced,
+		Slot: c.Slot, NextSlot: c.NextSlot, Missed: c.Missed, HeldBy: c.HeldBy,
+	}
+	if c.Kind == keystore.Undone {
+		view.Restored = c.Restored.String()
 	}
 	if c.Kind == keystore.RolledOver {
 		view.Trigger = c.Trigger.String()
@@ -112,8 +131,29 @@ func changedPolicy(p keystore.Policy, c adminapi.PolicyChange) (keystore.Policy,
 			faults = append(faults, err)
 		}
 	}
-	if c.Schedule != nil && *c.Schedule != "manual" {
-		fault("schedule", "%q: want manual", *c.Schedule)
+	if none := keystore.NoMaxHold; c.MaxHold != nil && *c.MaxHold == none {
+		p.MaxHold = 0
+	} else {
+		duration("max_hold", c.MaxHold, &p.MaxHold)
+	}
+	var err error
+	if p.Schedule, err = changedSchedule(p.Schedule, c); err != nil {
+		faults = append(faults, err)
 	}
 	return p, errors.Join(faults...)
+}
+
+// changedSchedule carries those of its three texts over that are set.
+func changedSchedule(s keystore.Schedule, c adminapi.PolicyChange) (keystore.Schedule, error) {
+	rule, tz, blackouts := s.String(), s.Zone(), s.Blackouts()
+	if c.Schedule != nil {
+		rule = *c.Schedule
+	}
+	if c.TZ != nil {
+		tz = *c.TZ
+	}
+	if c.Blackout != nil {
+		blackouts = *c.Blackout
+	}
+	return keystore.ParseSchedule(rule, tz, blackouts...)
 }

@@ -1,0 +1,202 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/keytide/keytide/events"
+	"github.com/keytide/keytide/keystore"
+	"github.com/keytide/keytide/keystore/adminapi"
+)
+
+const (
+	schedulerIdle  = time.Minute      // between two looks at a clock that may have been set
+	schedulerRetry = time.Second      // while a slot that is due is not answered, or an incident is open
+	schedulerLimit = 15 * time.Second // of one change
+)
+
+// A scheduler answers the slots of rings that are due, and writes down when the guard
+// holds one, when that ends, and when everybody has confirmed an emergency rollover.
+//
+// Each server that makes keys runs one. They do not agree on who is to act: each
+// compares its clock with the slot that the ring's last event committed, and sends an
+// event whose request id is the slot's. Events are decided on the newest state, so the
+// first one moves the ring on, and the others find that. A server that cannot prove
+// that it is up to date, or whose clock is off, starts nothing.
+type scheduler struct {
+	service *service
+	log     *slog.Logger
+
+	mu     sync.Mutex // guards faults
+	faults map[keystore.RingName]fault
+}
+
+func newScheduler(s *service, log *slog.Logger) *scheduler {
+	return &scheduler{service: s, log: log, faults: make(map[keystore.RingName]fault)}
+}
+
+// run goes round until ctx ends: at each event, when a slot is due, and each minute.
+func (s *scheduler) run(ctx context.Context) error {
+	for {
+		_, changed := s.service.keys.Replica().Watch()
+		timer := time.NewTimer(s.round(ctx))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-changed:
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+}
+
+// round looks at every ring and returns when to look again.
+func (s *scheduler) round(ctx context.Context) time.Duration {
+	var rings []keystore.Ring
+	s.service.keys.Replica().Read(func(state *events.State) { rings = state.Rings() })
+	now, clock := s.service.reference()
+	fresh := s.service.keys.Freshness().State == events.Fresh
+	wait := schedulerIdle
+	faults := make(map[keystore.RingName]error)
+	for _, ring := range rings {
+		if ring.NextSlot.IsZero() && ring.Hold.IsZero() && ring.Incident.N == 0 {
+			continue
+		}
+		if !ring.NextSlot.IsZero() {
+			wait = min(wait, max(ring.NextSlot.Sub(now), schedulerRetry))
+		}
+		if !ring.Hold.IsZero() || ring.Incident.N != 0 {
+			wait = schedulerRetry
+		}
+		if !fresh || !clock {
+			continue // the server's own state says which, and since when
+		}
+		err := s.tend(ctx, ring, now)
+		switch {
+		case err == nil || ctx.Err() != nil:
+		case errors.Is(err, events.ErrConflict) || errors.Is(err, keystore.ErrNotFound):
+			wait = 0 // the ring has moved on: look at once
+		default:
+			faults[ring.Name] = err
+			wait = schedulerRetry
+		}
+	}
+	s.note(faults)
+	return wait
+}
+
+// note keeps what a person should look at, each with the time since when, and logs what
+// is new.
+func (s *scheduler) note(faults map[keystore.RingName]error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, err := range faults {
+		old, ok := s.faults[name]
+		if !ok {
+			old.since = now()
+		}
+		if !ok || old.err.Error() != err.Error() {
+			s.log.Error("scheduled rollover failed; trying again", "ring", string(name), "err", err)
+		}
+		s.faults[name] = fault{err, old.since}
+	}
+	for name := range s.faults {
+		if faults[name] == nil {
+			delete(s.faults, name)
+		}
+	}
+}
+
+// failing returns why a ring's slot is not answered, if it is not for an error.
+func (s *scheduler) failing(name keystore.RingName) (fault, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f, ok := s.faults[name]
+	return f, ok
+}
+
+// tend does the next thing that a ring wants, if it wants any. Each is an event, at
+// which the round begins anew.
+func (s *scheduler) tend(ctx context.Context, ring keystore.Ring, now time.Time) error {
+	servers := s.service.confirmations()
+	if !ring.Hold.IsZero() && !ring.Holds(servers) {
+		return s.commit(ctx, ring, fmt.Sprintf("hold-ended/%s/%d", keystore.SlotID(ring.Name, ring.Hold.Slot), ring.Last.N),
+			"the guard holds the slot no more", func(r keystore.Ring, servers []keystore.Confirmation) (keystore.Change, error) {
+				return r.EndHold(servers)
+			})
+	}
+	if ring.Incident.N != 0 {
+		if _, err := ring.CloseIncident(servers); err == nil {
+			return s.commit(ctx, ring, fmt.Sprintf("incident-closed/%s/%d", ring.Name, ring.Incident.N),
+				"everybody has confirmed the emergency rollover", keystore.Ring.CloseIncident)
+		}
+	}
+	plan, err := s.service.plans.of(ring.Policy)
+	if err != nil {
+		return err
+	}
+	due, ok := ring.DueSlot(now, plan)
+	switch {
+	case !ok:
+		return nil
+	case due.Expired:
+		return s.commit(ctx, ring, "skip/"+keystore.SlotID(ring.Name, due.Slot), fmt.Sprintf("nobody answered the slot for %v", ring.Policy.CatchUp()),
+			func(r keystore.Ring, _ []keystore.Confirmation) (keystore.Change, error) {
+				return r.SkipSlot(due.Slot, now, plan)
+			})
+	case ring.Held(servers) == nil:
+		return s.answer(ctx, ring, due, now, plan)
+	case ring.Hold.IsZero():
+		return s.commit(ctx, ring, fmt.Sprintf("held/%s/%d", keystore.SlotID(ring.Name, due.Slot), ring.Last.N),
+			"servers have not confirmed the version before", func(r keystore.Ring, servers []keystore.Confirmation) (keystore.Change, error) {
+				return r.HoldSlot(due.Slot, now, plan, servers)
+			})
+	}
+	return nil
+}
+
+// answer rolls a ring over for its slot.
+func (s *scheduler) answer(ctx context.Context, ring keystore.Ring, due keystore.DueSlot, now time.Time, plan keystore.Plan) error {
+	keys, made := material(now.UTC().Truncate(time.Millisecond), 1)
+	return s.order(ctx, ring, order{
+		actor: "keytide", ring: ring.Name, made: made,
+		intent: adminapi.Intent{Request: keystore.SlotID(ring.Name, due.Slot), Reason: "scheduled"},
+	}, func(r keystore.Ring, servers []keystore.Confirmation) (keystore.Change, error) {
+		return r.Rollover(keystore.Rollover{
+			Trigger: keystore.Scheduled, Slot: due.Slot, Future: keys[0], Now: now, Plan: plan, Servers: servers,
+		})
+	})
+}
+
+type decision func(keystore.Ring, []keystore.Confirmation) (keystore.Change, error)
+
+func (s *scheduler) commit(ctx context.Context, ring keystore.Ring, request, reason string, decide decision) error {
+	return s.order(ctx, ring, order{
+		actor: "keytide", ring: ring.Name, intent: adminapi.Intent{Request: request, Reason: reason},
+	}, decide)
+}
+
+// order commits what is decided on the ring as this round saw it; if it has moved on
+// since, the next round sees to that.
+func (s *scheduler) order(ctx context.Context, ring keystore.Ring, o order, decide decision) error {
+	ctx, cancel := context.WithTimeout(ctx, schedulerLimit)
+	defer cancel()
+	confirmed := s.service.confirmer()
+	o.decide = func(state *events.State) (keystore.Change, error) {
+		newest, err := ringOf(state, ring.Name)
+		if err == nil && newest.Last.N != ring.Last.N {
+			err = fmt.Errorf("ring %s: %w: it has changed since", ring.Name, events.ErrConflict)
+		}
+		if err != nil {
+			return keystore.Change{}, err
+		}
+		return decide(newest, confirmed(state))
+	}
+	_, _, err := s.service.commitRing(ctx, o)
+	return err
+}
