@@ -46,6 +46,7 @@ func (f *follower) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		servers, _ = f.client.known() // the session may have been told of more
 		if next = f.next(servers, s.outcome); s.outcome.again || s.outcome.better != "" {
 			f.client.log.Info("feed taken up anew", "from", f.at, "at", next, "why", err)
 			continue

@@ -38,6 +38,28 @@ func TestStaleServerIsNotLeftForOneThatIsNoNewer(t *testing.T) {
 	})
 }
 
+// TestServerToldOfIsAskedNext: an agent whose host file names one server, which is
+// gone after it told of another, asks that other one next.
+func TestServerToldOfIsAskedNext(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		n, s := newPipeNet(), newSource(t)
+		stop1, stop2 := n.serve("ps-1", newHub(t, s)), n.serve("ps-2", newHub(t, s))
+		client, end := n.client(t, "ps-1")
+		time.Sleep(time.Second)
+		client.mu.Lock()
+		client.servers = []string{"http://ps-1", "http://ps-2"} // as from a state, where they would have to be https
+		client.mu.Unlock()
+		stop1()
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if got := client.Status(); got.URL != "http://ps-2" || got.Err != nil || n.dialled("ps-1") != 1 {
+			t.Errorf("Status = %+v after %d connections to ps-1; want to be fed by ps-2, without another", got, n.dialled("ps-1"))
+		}
+		stop2()
+		end()
+	})
+}
+
 func TestFrozenServerIsLeftAtDifferentTimes(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		n, frozen, whole := newPipeNet(), newSource(t), newSource(t)
