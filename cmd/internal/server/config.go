@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/keytide/keytide/agentfeed/sidecar/strictyaml"
 	"github.com/keytide/keytide/cmd/internal/adminhttp"
@@ -17,6 +18,14 @@ import (
 	"github.com/keytide/keytide/keystore/fips"
 	"github.com/keytide/keytide/keystore/seal"
 	"github.com/keytide/keytide/keystore/secretfile"
+)
+
+// The feed's times where there are none, and their bounds.
+const (
+	defaultHeartbeat  = 15 * time.Second
+	defaultStaleAfter = 60 * time.Second
+	minHeartbeat      = time.Second
+	minStaleAfter     = 5 * time.Second // a fresh server's own proof may be 4 s old
 )
 
 // Config is a policy server's configuration file. Relative paths are taken from
@@ -39,6 +48,8 @@ type Config struct {
 
 	nats string // address of the bus for other NATS tools; dev alone sets it
 	dev  bool   // the store must be a development store, and otherwise must not
+
+	clockOffset time.Duration // of the feed's clock; dev alone sets it
 }
 
 // Unlock names one secret file.
@@ -71,6 +82,20 @@ type Feed struct {
 	// servers. If empty, this server alone, at its listen address; at the name of
 	// the machine where that address is all of the machine's.
 	Servers []string `yaml:"servers"`
+	// Heartbeat is the time between two proofs of freshness that an agent gets. If
+	// zero, 15 seconds; 1 second at least. Longer, and agents notice later that a
+	// server is dead: after 2.5 of them. Shorter costs a write an agent each time.
+	Heartbeat time.Duration `yaml:"heartbeat"`
+	// StaleAfter is how long agents call themselves fresh without a proof, in whole
+	// seconds. If zero, 60 seconds; 2.5 heartbeats and 5 seconds at least, or healthy
+	// agents would call themselves stale between two proofs. Agents that can only
+	// poll do so every 30 seconds, and need 40 seconds.
+	StaleAfter time.Duration `yaml:"stale_after"`
+	// MaxStale is how long agents without a proof may seal with the keys that they
+	// have, in whole seconds; after that they only open. If zero, for ever: a dead
+	// policy server then stops no application. StaleAfter at least; less time than
+	// it takes to mend a server makes its outage one of the applications.
+	MaxStale time.Duration `yaml:"max_stale"`
 }
 
 // Metrics is the listener of /metrics, /healthz and /readyz: plain HTTP.
@@ -137,6 +162,7 @@ func (c *Config) check(report strictyaml.Report) {
 		report("fips", "%v", err)
 	}
 	c.checkListeners(report)
+	c.Feed.checkTimes(report)
 }
 
 func (c *Config) checkListeners(report strictyaml.Report) {
@@ -166,6 +192,25 @@ func (c *Config) checkListeners(report strictyaml.Report) {
 	}
 }
 
+func (f *Feed) checkTimes(report strictyaml.Report) {
+	heartbeat, stale := f.Heartbeat, f.StaleAfter
+	if heartbeat == 0 {
+		heartbeat = defaultHeartbeat
+	}
+	if stale == 0 {
+		stale = defaultStaleAfter
+	}
+	if heartbeat < minHeartbeat {
+		report("feed.heartbeat", "want %v or more", minHeartbeat)
+	}
+	if least := max(minStaleAfter, heartbeat*5/2); stale < least || stale%time.Second != 0 {
+		report("feed.stale_after", "want whole seconds, and %v or more: 2.5 heartbeats, and %v at least", least, minStaleAfter)
+	}
+	if f.MaxStale != 0 && (f.MaxStale < stale || f.MaxStale%time.Second != 0) {
+		report("feed.max_stale", "want whole seconds, and %v or more: stale_after; or none, for ever", stale)
+	}
+}
+
 func parsePin(s string) (events.Hash, error) {
 	digits, err := hex.DecodeString(s)
 	if err != nil || len(digits) != len(events.Hash{}) {
@@ -181,6 +226,12 @@ func (c *Config) fill() {
 	}
 	if c.Feed.Listen == "" {
 		c.Feed.Listen = "127.0.0.1:7443"
+	}
+	if c.Feed.Heartbeat == 0 {
+		c.Feed.Heartbeat = defaultHeartbeat
+	}
+	if c.Feed.StaleAfter == 0 {
+		c.Feed.StaleAfter = defaultStaleAfter
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"time"
 
 	"github.com/keytide/keytide/events"
 	"github.com/keytide/keytide/keystore"
@@ -19,8 +20,9 @@ type DevConfig struct {
 	Dir        string
 	Listen     string // of the admin API
 	FeedListen string
-	NATSListen string // empty: none
-	Insecure   bool   // allow listeners beyond loopback
+	NATSListen string        // empty: none
+	Insecure   bool          // allow listeners beyond loopback
+	FeedClock  time.Duration // added to the feed's clock
 	Ready      func(Ready)
 	Logger     *slog.Logger
 
@@ -56,7 +58,7 @@ func Dev(ctx context.Context, dev DevConfig) error {
 		Store: id.Store, Region: id.Region, Server: id.Server, Dir: dir,
 		Unlock: Unlock{File: filepath.Join(dir, unlockFile)},
 		Admin:  Admin{Listen: dev.Listen}, Feed: Feed{Listen: dev.FeedListen},
-		nats: dev.NATSListen, dev: true,
+		nats: dev.NATSListen, dev: true, clockOffset: dev.FeedClock,
 	}
 	cfg.Genesis.Keys, cfg.Genesis.Hosts = id.Genesis.Keys, id.Genesis.Hosts
 	cfg.fill()

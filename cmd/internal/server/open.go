@@ -238,7 +238,10 @@ func (s *site) openSource(v *vault) error {
 		keys: s.keys, hosts: s.hosts, vault: v, servers: servers, ca: ca, log: s.log,
 		known: make(map[string]knownHost), unopened: make(map[string]bool), changed: make(chan struct{}),
 	}
-	s.hub, err = hub.New(hub.Config{Source: s.source, Server: s.id.Server, Logger: s.log})
+	s.hub, err = hub.New(hub.Config{
+		Source: s.source, Server: s.id.Server, Logger: s.log, ClockOffset: s.cfg.clockOffset,
+		Heartbeat: s.cfg.Feed.Heartbeat, StaleAfter: s.cfg.Feed.StaleAfter, MaxStale: s.cfg.Feed.MaxStale,
+	})
 	if err != nil {
 		return err
 	}
