@@ -72,14 +72,19 @@ func (s *site) awaitAgents(t *testing.T, want int) {
 	})
 }
 
-func startWebapp(t *testing.T, output *transcript, hostFile string) string {
+// startWebapp starts an instance of the example application and returns its URL. more
+// are flags for it.
+func startWebapp(t *testing.T, output *transcript, hostFile string, more ...string) string {
 	t.Helper()
-	return start(t, output, "webapp ready ", "webapp", "--host-file", hostFile, "--ring", "sso", "--listen", "127.0.0.1:0").field("url")
+	argv := append([]string{"webapp", "--host-file", hostFile, "--ring", "sso", "--listen", "127.0.0.1:0"}, more...)
+	return start(t, output, "webapp ready ", argv...).field("url")
 }
 
 // A sidecar is a keytide-agent that keeps the ring in a file, and the test's way to
 // know the key bytes.
 type sidecar struct {
+	*process
+	config  string
 	file    string
 	secrets map[string][]byte // by kid
 }
@@ -88,7 +93,7 @@ func startSidecar(t *testing.T, output *transcript, hostFile string) *sidecar {
 	t.Helper()
 	dir := t.TempDir()
 	config := filepath.Join(dir, "agent.yaml")
-	s := &sidecar{file: filepath.Join(dir, "out", "ring.json"), secrets: map[string][]byte{}}
+	s := &sidecar{config: config, file: filepath.Join(dir, "out", "ring.json"), secrets: map[string][]byte{}}
 	if err := os.Mkdir(filepath.Dir(s.file), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -97,8 +102,13 @@ func startSidecar(t *testing.T, output *transcript, hostFile string) *sidecar {
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	start(t, output, "", "keytide-agent", "run", "--config", config)
+	s.process = start(t, output, "", "keytide-agent", "run", "--config", config)
 	return s
+}
+
+func (s *sidecar) restart(t *testing.T) {
+	t.Helper()
+	s.process = start(t, s.output, "", "keytide-agent", "run", "--config", s.config)
 }
 
 // collect waits until the file has the ring at version, or newer, and learns its

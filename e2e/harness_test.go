@@ -154,15 +154,17 @@ func (p *process) field(name string) string {
 	return ""
 }
 
-// A site is one policy server made by keytide dev, at addresses that stay over
-// restarts.
+// A site is one policy server, at addresses that stay over restarts.
 type site struct {
 	*process
 	dir, admin, feed, nats string
+	command                []string // that starts it
 	output                 *transcript
 }
 
-func startSite(tb testing.TB) *site {
+// startSite starts keytide dev. more are flags for it.
+
+func startSite(tb testing.TB, more ...string) *site {
 	tb.Helper()
 	s := &site{
 		dir:    filepath.Join(tb.TempDir(), "dev"),
@@ -171,14 +173,39 @@ func startSite(tb testing.TB) *site {
 		nats:   freeAddress(tb),
 		output: new(transcript),
 	}
+	s.command = append([]string{"dev", "--dir", s.dir, "--listen", s.admin, "--feed-listen", s.feed, "--nats-listen", s.nats}, more...)
 	s.restart(tb)
+	return s
+}
+
+// startServer starts keytide server on a store that core init made, with its feed at
+// an address and a ring sso that may roll over in quick succession. more are lines for
+// the configuration of the feed.
+func startServer(tb testing.TB, feed string, more ...string) *site {
+	tb.Helper()
+	s := &site{dir: filepath.Join(tb.TempDir(), "core"), admin: freeAddress(tb), feed: feed, output: new(transcript)}
+	s.keytide(tb, "core", "init", "--dir", s.dir, "--store", "main", "--region", "eu", "--server", "ps-1",
+		"--listen", s.admin, "--feed-listen", s.feed)
+	config := filepath.Join(s.dir, "keytide.yaml")
+	text, err := os.ReadFile(config)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	beforeMetrics, _, _ := strings.Cut(string(text), "metrics:")
+	head, listen, ok := strings.Cut(beforeMetrics, "feed:\n")
+	if !ok {
+		tb.Fatalf("the configuration that core init made has no feed:\n%s", text)
+	}
+	write(tb, config, head+"feed:\n  "+strings.Join(more, "\n  ")+"\n"+listen)
+	s.command = []string{"server", "--config", config}
+	s.restart(tb)
+	s.keytide(tb, "ring", "create", "sso", "--min-interval", "0s", "--reason", "rollovers in quick succession", "--yes")
 	return s
 }
 
 func (s *site) restart(tb testing.TB) {
 	tb.Helper()
-	s.process = start(tb, s.output, "keytide ready ", "keytide", "dev",
-		"--dir", s.dir, "--listen", s.admin, "--feed-listen", s.feed, "--nats-listen", s.nats)
+	s.process = start(tb, s.output, "keytide ready ", append([]string{"keytide"}, s.command...)...)
 }
 
 // keytide runs an administration command and returns its standard output.

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // An appView is what the example application answers.
@@ -43,6 +44,9 @@ type sealedWith struct {
 	kid   string
 	least uint64
 }
+
+// think is how long a user looks at a page before the next request.
+const think = 2 * time.Millisecond
 
 func startCrowd(t *testing.T, users int, instances ...string) *crowd {
 	t.Helper()
@@ -83,7 +87,7 @@ func (c *crowd) user(name string, r *rand.Rand) {
 		select {
 		case <-c.stop:
 			return
-		default:
+		case <-time.After(think):
 		}
 		path, form := "count", url.Values{}
 		if count < 0 {

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"errors"
 	"log/slog"
 	"net/http"
 	"strings"
 	"time"
 
+	"github.com/keytide/keytide/agentfeed"
 	"github.com/keytide/keytide/agentfeed/cookie"
 	"github.com/keytide/keytide/keystore"
 )
@@ -24,11 +26,12 @@ type session struct {
 // An app is the web application.
 type app struct {
 	ring     cookie.Ring
+	status   func() agentfeed.Status // of what feeds the ring
 	sessions *cookie.Cookie[session]
 	log      *slog.Logger
 }
 
-func newApp(ring cookie.Ring, secure bool, log *slog.Logger) (http.Handler, error) {
+func newApp(ring cookie.Ring, status func() agentfeed.Status, secure bool, log *slog.Logger) (http.Handler, error) {
 	sessions, err := cookie.NewCookie[session](cookie.HTTPConfig{
 		Config:   cookie.Config{Ring: ring, Name: cookieName, Context: "webapp"},
 		Insecure: !secure,
@@ -36,7 +39,7 @@ func newApp(ring cookie.Ring, secure bool, log *slog.Logger) (http.Handler, erro
 	if err != nil {
 		return nil, err
 	}
-	a := &app{ring: ring, sessions: sessions, log: log}
+	a := &app{ring: ring, status: status, sessions: sessions, log: log}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", a.show)
 	mux.HandleFunc("POST /login", a.login)
@@ -120,10 +123,25 @@ func (a *app) logout(w http.ResponseWriter, r *http.Request) {
 }
 
 // health says whether sessions can be opened and sealed.
+// A healthView says which keys there are, and whether they are known to be current.
+// An application with keys is well however old they are: it opens and seals.
+type healthView struct {
+	ringView
+	State     agentfeed.State     `json:"state"`
+	Transport agentfeed.Transport `json:"transport,omitempty"`
+	AgeMS     int64               `json:"age_ms"` // since the ring was last known to be current
+	Error     string              `json:"error,omitempty"`
+}
+
+// health answers load balancers and the curious. It must not be reachable for users.
 func (a *app) health(w http.ResponseWriter, _ *http.Request) {
-	v, status := a.ringView(), http.StatusOK
-	if v.Sealing == (keystore.KID{}) {
-		status = http.StatusServiceUnavailable
+	feed, code := a.status(), http.StatusOK
+	v := healthView{ringView: a.ringView(), State: feed.State, Transport: feed.Transport, AgeMS: feed.Age.Milliseconds()}
+	if err := errors.Join(feed.Err, feed.CacheErr); err != nil {
+		v.Error = err.Error()
 	}
-	writeJSON(w, status, v)
+	if v.Sealing == (keystore.KID{}) {
+		code = http.StatusServiceUnavailable
+	}
+	writeJSON(w, code, v)
 }

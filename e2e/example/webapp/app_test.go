@@ -56,7 +56,7 @@ func (b *browser) ask(method, url string, form url.Values) (int, view) {
 
 func serveApp(t *testing.T, client *agentfeed.Client, log *slog.Logger) string {
 	t.Helper()
-	handler, err := newApp(client.Ring("sso"), false, log)
+	handler, err := newApp(client.Ring("sso"), client.Status, false, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +136,7 @@ func waitFor(t *testing.T, client *agentfeed.Client, version keystore.Version) {
 }
 
 func TestNoKeysIsNoLogout(t *testing.T) {
-	server := httptest.NewServer(must(newApp(&emptyRing{}, true, slog.New(slog.DiscardHandler))))
+	server := httptest.NewServer(must(newApp(&emptyRing{}, waiting, true, slog.New(slog.DiscardHandler))))
 	defer server.Close()
 	user := newBrowser(t)
 	for _, r := range []struct{ method, path string }{{"POST", "/login"}, {"GET", "/healthz"}} {
@@ -157,6 +157,8 @@ func TestNoKeysIsNoLogout(t *testing.T) {
 type emptyRing struct{}
 
 func (*emptyRing) Snapshot() *keystore.KeySet { return nil }
+
+func waiting() agentfeed.Status { return agentfeed.Status{State: agentfeed.StateWaiting} }
 
 func must(h http.Handler, err error) http.Handler {
 	if err != nil {

@@ -3,8 +3,10 @@
 // trusted hosts of one ring, share its sessions without sharing anything else.
 //
 // Usage: webapp --host-file web-1.yaml [--ring sso] [--listen 127.0.0.1:8001] [--secure]
+// [--cache FILE] [--poll-interval 30s]
 //
-// It prints "webapp ready url=..." once it serves with keys. It is no model for
+// It prints "webapp ready url=..." once it serves with keys, and says at /healthz how
+// current they are. It is no model for
 // logging in: any name will do, and nobody asks for a password.
 package main
 
@@ -34,8 +36,9 @@ func main() {
 
 // options are the command line's.
 type options struct {
-	listen, hostFile, ring string
-	secure                 bool
+	listen, hostFile, ring, cache string
+	secure                        bool
+	poll                          time.Duration
 }
 
 func parse(args []string, stderr io.Writer) (o options, err error) {
@@ -45,6 +48,8 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 	flags.StringVar(&o.hostFile, "host-file", "", "`path` of the file that keytide host register wrote")
 	flags.StringVar(&o.ring, "ring", "sso", "`name` of the ring that seals the sessions")
 	flags.BoolVar(&o.secure, "secure", false, "mark the cookie Secure: browsers then send it over HTTPS alone")
+	flags.StringVar(&o.cache, "cache", "", "`path` of a file that keeps the ring, sealed, for a start without a policy server (default: none)")
+	flags.DurationVar(&o.poll, "poll-interval", 0, "time between polls where streams do not get through (default 30s)")
 	if err := flags.Parse(args); err != nil {
 		return options{}, err
 	}
@@ -77,12 +82,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // serve answers from the beginning, without keys with 503, until ctx ends.
 func serve(ctx context.Context, o options, stdout io.Writer, logger *slog.Logger) error {
-	client, err := agentfeed.New(agentfeed.Config{HostFile: o.hostFile, Logger: logger})
+	client, err := agentfeed.New(agentfeed.Config{HostFile: o.hostFile, CacheFile: o.cache, PollInterval: o.poll, Logger: logger})
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	handler, err := newApp(client.Ring(keystore.RingName(o.ring)), o.secure, logger)
+	handler, err := newApp(client.Ring(keystore.RingName(o.ring)), client.Status, o.secure, logger)
 	if err != nil {
 		return err
 	}
