@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -35,14 +36,26 @@ type Row struct {
 	Measure func(ctx context.Context) ([]Result, error)
 }
 
-// table lists all rows in the order in which they are measured.
-var table = slices.Concat(rolloverRows, cookieRows)
+// table lists all rows in the order in which they are measured, with so many agents
+// connected to a policy server.
+func table(agents []int, deadPercent int) []Row {
+	return slices.Concat(rolloverRows, cookieRows, fanoutRows(agents, deadPercent))
+}
 
 // run is the program. It returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if len(args) == 1 && args[0] == bareArg {
+		if err := serveBare(os.Stdin, stdout); err != nil {
+			fmt.Fprintf(stderr, "error: %v\n", err)
+			return 1
+		}
+		return 0
+	}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	names := flags.String("rows", "", "comma-separated `names` of the rows to measure; all if empty")
+	agents := flags.String("agents", strconv.Itoa(fanoutAgents), "comma-separated `numbers` of agents for the rows of fan-out, such as 1000,10000,40000")
+	dead := flags.Int("dead", 0, "measure also what this `percentage` of agents that read nothing does to the others, from 1 to 50")
 	asJSON := flags.Bool("json", false, "print JSON also on a terminal")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -50,9 +63,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}
 		return 2
 	}
-	rows, err := choose(table, *names)
-	if err != nil || flags.NArg() > 0 {
-		fmt.Fprintf(stderr, "error: %v\n", errors.Join(err, unexpected(flags.Args())))
+	counts, err := parseCounts(*agents)
+	if err == nil && (*dead < 0 || *dead > 50) {
+		err = fmt.Errorf("--dead %d: want a percentage from 1 to 50, or 0 for none", *dead)
+	}
+	rows, chooseErr := choose(table(counts, *dead), *names)
+	if err = errors.Join(err, chooseErr, unexpected(flags.Args())); err != nil {
+		fmt.Fprintf(stderr, "error: %v\n", err)
 		return 2
 	}
 	results, err := measure(ctx, rows, stderr)

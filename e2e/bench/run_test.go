@@ -82,7 +82,7 @@ func TestWrite(t *testing.T) {
 }
 
 func TestMisuse(t *testing.T) {
-	for _, args := range [][]string{{"--rows", "none"}, {"extra"}, {"--nope"}} {
+	for _, args := range [][]string{{"--rows", "none"}, {"extra"}, {"--nope"}, {"--agents", "many"}, {"--agents", "10,10"}, {"--dead", "51"}} {
 		if code := run(t.Context(), args, &bytes.Buffer{}, &bytes.Buffer{}); code != 2 {
 			t.Errorf("%q: exit code %d, want 2", args, code)
 		}
@@ -97,7 +97,7 @@ func TestMisuse(t *testing.T) {
 
 func TestRowNamesAreUnique(t *testing.T) {
 	var seen []string
-	for _, row := range table {
+	for _, row := range table([]int{1000, 10_000, 12_345}, 1) {
 		for _, name := range row.Names {
 			if slices.Contains(seen, name) {
 				t.Errorf("row %s is there twice", name)
