@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -24,6 +23,7 @@ import (
 
 const (
 	benchStore  = "bench"
+	bareStore   = "bare"
 	benchRing   = keystore.RingName("sso")
 	benchServer = "ps-1"
 
@@ -31,12 +31,10 @@ const (
 	benchBucketSize = 256 << 20 // bytes
 )
 
-// A deployment is a core of one server in this process, with real files and real
-// fsync, a policy server that writes, another that only reads, and beside them a
-// bucket for the bare operation.
+// A deployment is a core, a policy server that writes, another that only reads, and
+// beside them a bucket for the bare operation.
 type deployment struct {
-	dir    string
-	bus    *bus.Bus
+	*core
 	ksk    *seal.KSK
 	link   *timedLog
 	writer *replication.Member
@@ -44,7 +42,6 @@ type deployment struct {
 	bare   *bareBatch
 	stop   context.CancelFunc
 	done   []<-chan error
-	conns  []*nats.Conn
 }
 
 // A timedLog notes when a batch was published and when the core answered.
@@ -61,25 +58,23 @@ func (l *timedLog) Append(ctx context.Context, b events.Batch) (events.Revision,
 	return rev, err
 }
 
-func newDeployment(ctx context.Context) (_ *deployment, err error) {
+// newDeployment starts a core of so many servers, whose regions are latency apart, one
+// way. The writer is in eu, the reader in us.
+func newDeployment(ctx context.Context, servers int, latency time.Duration) (_ *deployment, err error) {
 	d := &deployment{ksk: seal.NewKSK()}
+	if d.core, err = newCore(servers, latency); err != nil {
+		return nil, err
+	}
 	defer func() {
 		if err != nil {
 			d.close()
 		}
 	}()
-	if d.dir, err = os.MkdirTemp("", "keytide-bench-"); err != nil {
-		return nil, err
-	}
-	if d.bus, err = bus.Start(bus.Config{StoreDir: filepath.Join(d.dir, "bus"), ServerName: benchServer}); err != nil {
-		return nil, err
-	}
-	js, err := d.jetstream("writer")
+	writer, err := d.dial("eu")
 	if err != nil {
 		return nil, err
 	}
-	bucket := events.BucketName(events.Keys, benchStore, 1)
-	l, err := ledger.Create(ctx, js, ledger.Config{Bucket: bucket, MaxBytes: benchBucketSize})
+	l, err := d.bucket(ctx, writer, benchStore)
 	if err != nil {
 		return nil, err
 	}
@@ -94,10 +89,14 @@ func newDeployment(ctx context.Context) (_ *deployment, err error) {
 	d.link = &timedLog{Ledger: l}
 	running, stop := context.WithCancel(context.Background())
 	d.stop = stop
-	if d.writer, err = d.member(running, d.link, pin, benchServer, key); err != nil {
+	if d.writer, err = d.member(running, d.link, pin, replication.Identity{Server: benchServer, Region: "eu", Key: key}, writer.Reconnect); err != nil {
 		return nil, err
 	}
-	if err := d.startOther(ctx, running, bucket, pin); err != nil {
+	other, err := d.dial(regions[min(1, servers-1)])
+	if err != nil {
+		return nil, err
+	}
+	if d.other, err = d.reader(ctx, running, other, pin, "ps-2"); err != nil {
 		return nil, err
 	}
 	if err := d.createRing(ctx); err != nil {
@@ -110,45 +109,51 @@ func newDeployment(ctx context.Context) (_ *deployment, err error) {
 			return nil, err
 		}
 	}
-	d.bare, err = newBareBatch(ctx, d, l, d.link.last)
+	d.bare, err = newBareBatch(ctx, d, d.link.last)
 	return d, err
 }
 
-func (d *deployment) jetstream(name string) (jetstream.JetStream, error) {
-	js, nc, err := d.bus.JetStream(name)
-	if err == nil {
-		d.conns = append(d.conns, nc)
-	}
-	return js, err
-}
-
-// startOther starts a policy server on a connection of its own.
-func (d *deployment) startOther(ctx, running context.Context, bucket string, pin replication.Pin) error {
-	js, err := d.jetstream("other")
-	if err != nil {
+// bucket makes the bucket of a store's keys on every server of the core.
+func (d *deployment) bucket(ctx context.Context, link *bus.Link, store string) (l *ledger.Ledger, err error) {
+	err = settle(ctx, func(ctx context.Context) (err error) {
+		l, err = ledger.Create(ctx, link.JetStream(), ledger.Config{
+			Bucket: events.BucketName(events.Keys, store, 1), Replicas: len(d.servers), MaxBytes: benchBucketSize,
+		})
+		if errors.Is(err, events.ErrBucketExists) { // an earlier try made it
+			l, err = ledger.Open(ctx, link.JetStream(), events.BucketName(events.Keys, store, 1))
+		}
 		return err
-	}
-	l, err := ledger.Open(ctx, js, bucket)
-	if err != nil {
-		return err
-	}
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return err
-	}
-	d.other, err = d.member(running, l, pin, "ps-2", key)
-	return err
-}
-
-func (d *deployment) member(running context.Context, log replication.Log, pin replication.Pin, name string, key ed25519.PrivateKey) (*replication.Member, error) {
-	replica, err := replication.OpenReplica(filepath.Join(d.dir, name+".db"), pin)
+	})
 	if err != nil {
 		return nil, err
 	}
-	m, err := replication.New(replication.MemberConfig{
-		Log: log, Replica: replica,
-		Identity: replication.Identity{Server: name, Region: "eu", Address: "127.0.0.1:7480", Key: key},
+	return l, d.lead(ctx, link, l.Bucket(), "eu")
+}
+
+// reader starts a policy server that follows, and is no member.
+func (d *deployment) reader(ctx, running context.Context, link *bus.Link, pin replication.Pin, name string) (*replication.Member, error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	var l *ledger.Ledger
+	err = settle(ctx, func(ctx context.Context) (err error) {
+		l, err = ledger.Open(ctx, link.JetStream(), events.BucketName(events.Keys, benchStore, 1))
+		return err
 	})
+	if err != nil {
+		return nil, err
+	}
+	return d.member(running, l, pin, replication.Identity{Server: name, Region: "edge", Key: key}, link.Reconnect)
+}
+
+func (d *deployment) member(running context.Context, log replication.Log, pin replication.Pin, id replication.Identity, reconnect func() error) (*replication.Member, error) {
+	replica, err := replication.OpenReplica(filepath.Join(d.dir, id.Server+".db"), pin)
+	if err != nil {
+		return nil, err
+	}
+	id.Address = "127.0.0.1:7480"
+	m, err := replication.New(replication.MemberConfig{Log: log, Replica: replica, Identity: id, Reconnect: reconnect})
 	if err != nil {
 		return nil, err
 	}
@@ -273,13 +278,7 @@ func (d *deployment) close() {
 	if d.bare != nil {
 		d.bare.close()
 	}
-	for _, nc := range d.conns {
-		nc.Close()
-	}
-	if d.bus != nil {
-		d.bus.Close()
-	}
-	os.RemoveAll(d.dir)
+	d.core.close()
 }
 
 // A bareBatch publishes batches of the same messages with a NATS client alone, and
@@ -297,22 +296,27 @@ type received struct {
 }
 
 // newBareBatch makes a bucket with the ledger's settings and a consumer on it.
-func newBareBatch(ctx context.Context, d *deployment, like *ledger.Ledger, batch events.Batch) (*bareBatch, error) {
-	js, err := d.jetstream("bare")
+func newBareBatch(ctx context.Context, d *deployment, batch events.Batch) (*bareBatch, error) {
+	writer, err := d.dial("eu")
 	if err != nil {
 		return nil, err
 	}
-	bucket := events.BucketName(events.Keys, "bare", 1)
-	if _, err := ledger.Create(ctx, js, ledger.Config{Bucket: bucket, MaxBytes: benchBucketSize}); err != nil {
+	if _, err := d.bucket(ctx, writer, bareStore); err != nil {
 		return nil, err
 	}
+	reader, err := d.dial(regions[min(1, len(d.servers)-1)])
+	if err != nil {
+		return nil, err
+	}
+	js := writer.JetStream()
+	bucket := events.BucketName(events.Keys, bareStore, 1)
 	b := &bareBatch{js: js, messages: make(chan received, 64)}
 	b.sizes = append(b.sizes, len(batch.Record))
 	for _, p := range batch.Puts {
 		b.sizes = append(b.sizes, len(p.Value))
 	}
 	b.sizes = append(b.sizes, len(batch.Head.Encode()))
-	consumer, err := js.CreateConsumer(ctx, "KV_"+bucket, jetstream.ConsumerConfig{
+	consumer, err := reader.JetStream().CreateConsumer(ctx, events.StreamName(bucket), jetstream.ConsumerConfig{
 		AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, Replicas: 1,
 	})
 	if err != nil {
@@ -334,7 +338,7 @@ func (b *bareBatch) size() int { return len(b.sizes) }
 
 // publish sends one batch and returns the sequence of its last message.
 func (b *bareBatch) publish(ctx context.Context) (uint64, error) {
-	bucket := events.BucketName(events.Keys, "bare", 1)
+	bucket := events.BucketName(events.Keys, bareStore, 1)
 	msgs := make([]*nats.Msg, len(b.sizes))
 	for i, size := range b.sizes {
 		key := fmt.Sprintf("value.%d", i)
