@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -35,6 +36,7 @@ type core struct {
 	seed    []byte   // of the one user, who may do anything
 	pool    *x509.CertPool
 	links   []*bus.Link
+	shared  *wan.Link // by dialVia
 }
 
 // newCore starts a core of so many servers, 1 or 3.
@@ -58,7 +60,12 @@ func newCore(servers int, latency time.Duration) (_ *core, err error) {
 	}
 	var routes []string
 	for range servers {
-		c.clients, routes = append(c.clients, freeAddress()), append(routes, freeAddress())
+		client, clientErr := freeAddress()
+		route, err := freeAddress()
+		if err := errors.Join(clientErr, err); err != nil {
+			return nil, err
+		}
+		c.clients, routes = append(c.clients, client), append(routes, route)
 	}
 	var starting errgroup.Group
 	for i := range servers {
@@ -141,6 +148,23 @@ func (c *core) dial(from string, to ...string) (*bus.Link, error) {
 			}
 		}
 	}
+	return c.dialURLs(from, urls)
+}
+
+// dialVia connects a client to the first server through a link that all clients of the
+// region share.
+func (c *core) dialVia(region string) (*bus.Link, error) {
+	if c.shared == nil {
+		link, err := c.net.Link(region, regions[0], c.clients[0])
+		if err != nil {
+			return nil, err
+		}
+		c.shared = link
+	}
+	return c.dialURLs(region, []string{"tls://" + c.shared.Addr()})
+}
+
+func (c *core) dialURLs(from string, urls []string) (*bus.Link, error) {
 	link, err := bus.Dial(bus.DialConfig{Name: "bench " + from, URLs: urls, CAs: c.pool, Credentials: bus.Credentials{Seed: c.seed}})
 	if err == nil {
 		c.links = append(c.links, link)
@@ -202,14 +226,4 @@ func (c *core) close() {
 	}
 	c.net.Close()
 	os.RemoveAll(c.dir)
-}
-
-// freeAddress finds an address that was free a moment ago.
-func freeAddress() string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "127.0.0.1:0" // whoever listens there says what is wrong
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
