@@ -84,14 +84,7 @@ func TestVectors(t *testing.T) {
 	if *update {
 		writeVectors(t)
 	}
-	text, err := os.ReadFile(vectorFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var v vectors
-	if err := json.Unmarshal(text, &v); err != nil {
-		t.Fatal(err)
-	}
+	v := readVectors(t)
 	if len(v.Bundles) != 2 || len(v.Refused) < 4 {
 		t.Fatalf("%d bundles and %d refusals", len(v.Bundles), len(v.Refused))
 	}
@@ -117,6 +110,19 @@ func TestVectors(t *testing.T) {
 			t.Errorf("%s: %v, want it refused", r.Why, err)
 		}
 	}
+}
+
+func readVectors(t testing.TB) vectors {
+	t.Helper()
+	text, err := os.ReadFile(vectorFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v vectors
+	if err := json.Unmarshal(text, &v); err != nil {
+		t.Fatal(err)
+	}
+	return v
 }
 
 func (v vector) open() (string, error) {

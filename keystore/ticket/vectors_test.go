@@ -75,14 +75,7 @@ func TestVectors(t *testing.T) {
 	if *update {
 		writeVectors(t)
 	}
-	text, err := os.ReadFile(vectorFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var v vectors
-	if err := json.Unmarshal(text, &v); err != nil {
-		t.Fatal(err)
-	}
+	v := readVectors(t)
 	if len(v.Tickets) < 2 || len(v.Refused) < 6 {
 		t.Fatalf("%d tickets and %d refusals", len(v.Tickets), len(v.Refused))
 	}
@@ -106,7 +99,20 @@ func TestVectors(t *testing.T) {
 	}
 }
 
-func (v vector) key(t *testing.T) keystore.Material {
+func readVectors(t testing.TB) vectors {
+	t.Helper()
+	text, err := os.ReadFile(vectorFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v vectors
+	if err := json.Unmarshal(text, &v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func (v vector) key(t testing.TB) keystore.Material {
 	t.Helper()
 	secret, err := hex.DecodeString(v.Key)
 	if err != nil {
