@@ -84,9 +84,9 @@ func (c *Client) admit(position wire.Position, sets map[keystore.RingName]*keyst
 
 // same reports whether two sets are the same version with the same keys.
 func same(a, b *keystore.KeySet) bool {
-	return a.Epoch == b.Epoch && a.Version == b.Version && a.Mode == b.Mode &&
+	return a.Epoch == b.Epoch && a.Version == b.Version && a.Mode == b.Mode && a.OpensStatic == b.OpensStatic &&
 		slices.EqualFunc(a.Keys, b.Keys, func(x, y keystore.SetKey) bool {
-			return x.KID == y.KID && x.Role == y.Role && x.Pending == y.Pending && x.Seals == y.Seals
+			return x.KID == y.KID && x.Role == y.Role && x.Pending == y.Pending && x.Retired == y.Retired && x.Seals == y.Seals
 		})
 }
 

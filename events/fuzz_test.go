@@ -32,6 +32,7 @@ func FuzzEvent(f *testing.F) {
 func FuzzState(f *testing.F) {
 	h := story(f)
 	h.life("web")
+	h.published("app")
 	for _, rec := range h.records {
 		e, err := events.Decode(rec)
 		if err != nil {

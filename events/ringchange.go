@@ -7,7 +7,7 @@ import (
 )
 
 const (
-	maxMade     = 8
+	maxMade     = 20
 	maxRule     = 512
 	maxTZ       = 64
 	maxBlackout = 2048
@@ -21,6 +21,7 @@ var ringTypes = map[keystore.ChangeKind]Type{
 	keystore.Deleted: TypeRingDeleted, keystore.Undone: TypeRolloverUndone,
 	keystore.RolloverHeld: TypeRolloverHeld, keystore.HoldEnded: TypeHoldEnded,
 	keystore.IncidentClosed: TypeIncidentClosed, keystore.SlotSkipped: TypeSlotSkipped,
+	keystore.KeyPublished: TypeKeyPublished, keystore.KeyActivated: TypeKeyActivated, keystore.ModeSet: TypeModeSet,
 }
 
 func ringKind(t Type) keystore.ChangeKind {
@@ -45,6 +46,12 @@ func ringKind(t Type) keystore.ChangeKind {
 		return keystore.IncidentClosed
 	case TypeSlotSkipped:
 		return keystore.SlotSkipped
+	case TypeKeyPublished:
+		return keystore.KeyPublished
+	case TypeKeyActivated:
+		return keystore.KeyActivated
+	case TypeModeSet:
+		return keystore.ModeSet
 	}
 	return 0
 }
@@ -58,6 +65,7 @@ func EncodeRingChange(c keystore.Change) (Type, []byte, error) {
 	}
 	var p packer
 	top := p.begin()
+	p.kids("activated", c.Activated, maxRingKeys)
 	p.kids("destroyed", c.Destroyed, maxRingKeys)
 	p.bool("forced", c.Forced)
 	p.names("held_by", c.HeldBy, maxHeldBy)
@@ -66,11 +74,14 @@ func EncodeRingChange(c keystore.Change) (Type, []byte, error) {
 		made := p.begin()
 		p.time("created", k.Created)
 		p.fixed("kid", k.KID[:])
+		p.bool("open_only", k.OpenOnly)
 		p.uint("role", uint64(k.Role))
 		p.end(made)
 	}
 	p.number("missed", c.Missed, maxMissed)
+	p.uint("mode", uint64(c.Mode))
 	p.time("next_slot", c.NextSlot)
+	p.duration("overlap", c.Overlap)
 	if c.Policy != nil {
 		p.policy("policy", *c.Policy)
 	}
@@ -114,6 +125,8 @@ func DecodeRingChange(t Type, payload []byte) (keystore.Change, error) {
 	r := reader{b: payload}
 	for f := r.fields(); f.next(); {
 		switch string(f.key) {
+		case "activated":
+			c.Activated = f.kids(maxRingKeys)
 		case "destroyed":
 			c.Destroyed = f.kids(maxRingKeys)
 		case "forced":
@@ -124,8 +137,12 @@ func DecodeRingChange(t Type, payload []byte) (keystore.Change, error) {
 			c.Made = f.made()
 		case "missed":
 			c.Missed = int(f.uint(maxMissed))
+		case "mode":
+			c.Mode = keystore.Mode(f.uint(1<<8 - 1))
 		case "next_slot":
 			c.NextSlot = f.time()
+		case "overlap":
+			c.Overlap = f.duration()
 		case "policy":
 			policy := f.policy()
 			c.Policy = &policy
@@ -163,6 +180,8 @@ func (f *fields) made() []keystore.MadeKey {
 				k.Created = in.time()
 			case "kid":
 				in.fixed(k.KID[:])
+			case "open_only":
+				k.OpenOnly = in.bool()
 			case "role":
 				k.Role = keystore.Role(in.uint(1<<8 - 1))
 			default:

@@ -25,6 +25,7 @@ func EncodeRing(ring keystore.Ring) ([]byte, error) {
 	p.ref("last", ring.Last)
 	p.uint("mode", uint64(ring.Mode))
 	p.name("name", string(ring.Name))
+	p.newMode("new_mode", ring.NewMode)
 	p.time("next_slot", ring.NextSlot)
 	p.policy("policy", ring.Policy)
 	p.time("rolled", ring.Rolled)
@@ -44,7 +45,9 @@ func (p *packer) ringKey(k keystore.Key) {
 	p.time("created", k.Created)
 	p.uint("generation", uint64(k.Generation))
 	p.fixed("kid", k.KID[:])
+	p.duration("overlap", k.Overlap)
 	p.bool("pending", k.Pending)
+	p.uint("published", uint64(k.Published))
 	p.uint("retired", uint64(k.Retired))
 	p.time("retired_at", k.RetiredAt)
 	p.uint("role", uint64(k.Role))
@@ -61,6 +64,21 @@ func (p *packer) hold(key string, hold keystore.Hold) {
 	p.names("by", hold.By, maxHeldBy)
 	p.time("since", hold.Since)
 	p.time("slot", hold.Slot)
+	p.end(outer)
+}
+
+func (p *packer) newMode(key string, m keystore.NewMode) {
+	if m.IsZero() {
+		return
+	}
+	p.field(key)
+	outer := p.begin()
+	p.uint("left", uint64(m.Left))
+	p.time("left_at", m.LeftAt)
+	p.uint("next", uint64(m.Next))
+	p.duration("overlap", m.Overlap)
+	p.uint("published", uint64(m.Published))
+	p.duration("session", m.Session)
 	p.end(outer)
 }
 
@@ -104,6 +122,8 @@ func DecodeRing(value []byte) (keystore.Ring, error) {
 			ring.Mode = keystore.Mode(f.uint(1<<8 - 1))
 		case "name":
 			ring.Name = keystore.RingName(f.name())
+		case "new_mode":
+			ring.NewMode = f.newMode()
 		case "next_slot":
 			ring.NextSlot = f.time()
 		case "policy":
@@ -137,8 +157,12 @@ func (f *fields) ringKeys() []keystore.Key {
 				k.Generation = keystore.Version(in.uint(1<<64 - 1))
 			case "kid":
 				in.fixed(k.KID[:])
+			case "overlap":
+				k.Overlap = in.duration()
 			case "pending":
 				k.Pending = in.bool()
+			case "published":
+				k.Published = keystore.N(in.uint(1<<64 - 1))
 			case "retired":
 				k.Retired = keystore.N(in.uint(1<<64 - 1))
 			case "retired_at":
@@ -173,6 +197,32 @@ func (f *fields) hold() keystore.Hold {
 		f.zero() // it is left out instead
 	}
 	return hold
+}
+
+func (f *fields) newMode() keystore.NewMode {
+	var m keystore.NewMode
+	for in := f.open(); in.next(); {
+		switch string(in.key) {
+		case "left":
+			m.Left = keystore.N(in.uint(1<<64 - 1))
+		case "left_at":
+			m.LeftAt = in.time()
+		case "next":
+			m.Next = keystore.Mode(in.uint(1<<8 - 1))
+		case "overlap":
+			m.Overlap = in.duration()
+		case "published":
+			m.Published = keystore.N(in.uint(1<<64 - 1))
+		case "session":
+			m.Session = in.duration()
+		default:
+			in.r.skip()
+		}
+	}
+	if m.IsZero() && f.r.err == nil {
+		f.zero() // it is left out instead
+	}
+	return m
 }
 
 func (f *fields) ref() keystore.EventRef {

@@ -18,10 +18,13 @@ const (
 	TypeRollover        Type = 12 // keystore.RolledOver
 	TypeKeysDestroyed   Type = 13 // keystore.KeysDestroyed
 	TypeRingDeleted     Type = 14 // keystore.Deleted
+	TypeKeyPublished    Type = 15 // keystore.KeyPublished
+	TypeKeyActivated    Type = 16 // keystore.KeyActivated
 	TypeRolloverUndone  Type = 17 // keystore.Undone
 	TypeRolloverHeld    Type = 18 // keystore.RolloverHeld
 	TypeHoldEnded       Type = 19 // keystore.HoldEnded
 	TypeIncidentClosed  Type = 20 // keystore.IncidentClosed
+	TypeModeSet         Type = 21 // keystore.ModeSet
 	TypeSlotSkipped     Type = 22 // keystore.SlotSkipped
 	TypeHostRegistered  Type = 30 // host.Registered
 	TypeHostRevoked     Type = 31 // host.Revoked
@@ -45,6 +48,7 @@ var typeWords = [...]string{
 	TypeRollover: "rollover", TypeKeysDestroyed: "keys_destroyed", TypeRingDeleted: "ring_deleted",
 	TypeRolloverUndone: "rollover_undone", TypeRolloverHeld: "rollover_held", TypeHoldEnded: "hold_ended",
 	TypeIncidentClosed: "incident_closed", TypeSlotSkipped: "slot_skipped",
+	TypeKeyPublished: "key_published", TypeKeyActivated: "key_activated", TypeModeSet: "mode_set",
 	TypeHostRegistered: "host_registered", TypeHostRevoked: "host_revoked",
 	TypeTokenCreated: "token_created", TypeTokenRevoked: "token_revoked",
 	TypeHostsExpired: "hosts_expired", TypeHostsSeen: "hosts_seen",

@@ -51,6 +51,8 @@ func sampleRing(t testing.TB) keystore.Ring {
 	ring.Policy, ring.NextSlot = scheduledPolicy(t), day
 	ring.Hold = keystore.Hold{Slot: day, Since: day.Add(time.Second), By: []string{"ps-2"}}
 	ring.Incident, ring.Deleted = ring.Last, true // not at once, but each must be kept
+	ring.NewMode = keystore.NewMode{Next: keystore.ModeStatic, Published: 3, Overlap: time.Hour, Left: 2, LeftAt: day, Session: time.Minute}
+	ring.Keys[len(ring.Keys)-1].Published, ring.Keys[len(ring.Keys)-1].Overlap = 9, time.Hour
 	return ring
 }
 
@@ -145,9 +147,10 @@ func then[T any](v T, err error) func(func(T) ([]byte, error)) ([]byte, error) {
 func changePayload(t testing.TB) (events.Type, []byte) {
 	policy := scheduledPolicy(t)
 	kind, payload, err := events.EncodeRingChange(keystore.Change{
-		Kind: keystore.RolledOver, Ring: "sso", Version: 7, Made: []keystore.MadeKey{{KID: kid(9), Role: keystore.Future, Created: day}},
+		Kind: keystore.RolledOver, Ring: "sso", Version: 7, Made: []keystore.MadeKey{{KID: kid(9), Role: keystore.Future, Created: day, OpenOnly: true}},
 		Destroyed: []keystore.KID{kid(1), kid(2)}, Policy: &policy, Trigger: keystore.Scheduled, Forced: true, Slot: day,
 		NextSlot: day.AddDate(0, 0, 7), Missed: 3, HeldBy: []string{"ps-2", "ps-3"}, Restored: kid(3),
+		Activated: []keystore.KID{kid(4)}, Mode: keystore.ModeStatic, Overlap: time.Hour,
 	})
 	if err != nil {
 		t.Fatal(err)

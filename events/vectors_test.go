@@ -72,6 +72,7 @@ func makeVectors(t *testing.T) vectors {
 	h.apply(h.rollover("sso"))
 	h.apply(h.destroy("sso"))
 	h.life("web")
+	h.published("app")
 	v := vectors{
 		About: "Keytide event log, events/SPEC.md; every record and signed value is by the one key below",
 		Seed:  hex.EncodeToString(private.Seed()), Public: hex.EncodeToString(public),

@@ -65,16 +65,23 @@ func (r *Ring) carryOut(c Change, ref EventRef) error {
 	case Created:
 		return r.create(c, ref)
 	case PolicySet:
+		r.lengthen(c.Policy.MaxSession)
 		r.Policy, r.NextSlot = *c.Policy, c.NextSlot
 		r.allowSessions()
 	case RolledOver:
 		return r.rollOver(c, ref)
 	case KeysDestroyed:
-		return r.destroy(c.Destroyed, Old)
+		return r.destroyRetired(c.Destroyed)
 	case Deleted:
 		return r.delete(c)
 	case Undone:
 		return r.undo(c, ref)
+	case KeyPublished:
+		return r.publish(c, ref)
+	case KeyActivated:
+		return r.activate(c, ref)
+	case ModeSet:
+		return r.setMode(c, ref)
 	case RolloverHeld:
 		if !c.Slot.Equal(r.NextSlot) || c.Slot.Equal(r.Hold.Slot) {
 			return invalidf("slot %s is not the next one, or is held already", SlotText(c.Slot))
@@ -116,7 +123,9 @@ func (c *Change) checkShape() error {
 		restored = true
 	case RolloverHeld, HoldEnded, SlotSkipped:
 		slot = true
-	case IncidentClosed:
+	case KeyPublished:
+		made = true
+	case IncidentClosed, KeyActivated, ModeSet:
 	default:
 		return invalidf("unknown kind of change")
 	}
@@ -127,6 +136,8 @@ func (c *Change) checkShape() error {
 		{"a policy", policy, c.Policy != nil}, {"new keys", made, len(c.Made) > 0},
 		{"destroyed keys", destroyed, len(c.Destroyed) > 0}, {"a slot", slot, !c.Slot.IsZero()},
 		{"a restored key", restored, c.Restored != KID{}},
+		{"activated keys", c.Kind == KeyActivated && len(c.Activated) > 0, len(c.Activated) > 0},
+		{"a mode", c.Kind == ModeSet || c.Kind == KeyActivated && c.Mode != 0, c.Mode != 0},
 	} {
 		if part.want != part.have {
 			return invalidf("has %s: %t; want %t", part.name, part.have, part.want)
@@ -254,11 +265,18 @@ func (r *Ring) undo(c Change, ref EventRef) error {
 // order puts the keys where their roles stand: old keys with the newest first.
 func (r *Ring) order() {
 	slices.SortStableFunc(r.Keys, func(a, b Key) int {
-		if a.Role == Old && b.Role == Old {
-			return cmp.Compare(b.Retired, a.Retired)
-		}
-		return place(a.Role) - place(b.Role)
+		return cmp.Or(place(a.Role)-place(b.Role), a.stands()-b.stands(), cmp.Compare(b.Retired, a.Retired))
 	})
+}
+
+// destroyRetired takes keys out that nothing is sealed with any more.
+func (r *Ring) destroyRetired(kids []KID) error {
+	for _, kid := range kids {
+		if k, ok := r.Key(kid); ok && k.Role != Old && k.Retired == 0 {
+			return invalidf("key %s is the %s key; only old and former keys end", kid, k.Role)
+		}
+	}
+	return r.destroy(kids, Old, Static, SessionTicket)
 }
 
 // destroy takes keys of these roles out.
@@ -293,14 +311,19 @@ func place(r Role) int {
 // old, unique kids, the order of Keys. Every event of a history comes through here,
 // so it makes nothing: a ring's few keys are compared with each other.
 func (r Ring) check() error {
-	var count [len(places)]int
+	var count, pending [len(places)]int
 	for i := range r.Keys {
 		k := &r.Keys[i]
 		at := place(k.Role)
 		if at == 0 {
 			return invalidf("key %s has no role (%d)", k.KID, uint8(k.Role))
 		}
-		count[k.Role]++
+		switch {
+		case k.Role != Static && k.Role != SessionTicket || k.seals():
+			count[k.Role]++
+		case k.Pending:
+			pending[k.Role]++
+		}
 		for j := range i {
 			if r.Keys[j].KID == k.KID {
 				return invalidf("key %s is in the ring twice", k.KID)
@@ -310,7 +333,7 @@ func (r Ring) check() error {
 			continue
 		}
 		before := &r.Keys[i-1]
-		if place(before.Role) > at || before.Role == Old && k.Role == Old && before.Retired < k.Retired {
+		if cmp.Or(place(before.Role)-at, before.stands()-k.stands(), cmp.Compare(k.Retired, before.Retired)) > 0 {
 			return invalidf("the %s key %s is out of order", k.Role, k.KID)
 		}
 	}
@@ -323,6 +346,11 @@ func (r Ring) check() error {
 	for role := range Role(len(count)) {
 		if role != Old && places[role] != 0 && count[role] != 1 {
 			return invalidf("would have %d %s keys; want 1", count[role], role)
+		}
+	}
+	for role, n := range pending {
+		if n > 1 {
+			return invalidf("would have %d pending %s keys; at most 1 is allowed", n, Role(role))
 		}
 	}
 	if count[Old] > MaxOld {

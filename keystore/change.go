@@ -6,30 +6,32 @@ import "time"
 type ChangeKind uint8
 
 const (
-	Created       ChangeKind = 1 // the ring begins, with its first keys and policy
-	PolicySet     ChangeKind = 2 // the policy changes; the keys and the version do not
-	RolledOver    ChangeKind = 3 // future → current, current → old, a new future
-	KeysDestroyed ChangeKind = 4 // old keys whose retention is over end
-	Deleted       ChangeKind = 5 // the ring ends, with all its keys
-	// Reserved: 6 key published, 7 key activated.
+	Created        ChangeKind = 1  // the ring begins, with its first keys and policy
+	PolicySet      ChangeKind = 2  // the policy changes; the keys and the version do not
+	RolledOver     ChangeKind = 3  // future → current, current → old, a new future
+	KeysDestroyed  ChangeKind = 4  // old keys whose retention is over end
+	Deleted        ChangeKind = 5  // the ring ends, with all its keys
+	KeyPublished   ChangeKind = 6  // static or session ticket keys are there, pending: not sealed with yet
+	KeyActivated   ChangeKind = 7  // what was published is sealed with
 	Undone         ChangeKind = 8  // the key that was current before the last rollover is so again
 	RolloverHeld   ChangeKind = 9  // a slot that is due waits for servers that have not confirmed
 	HoldEnded      ChangeKind = 10 // it waits no more
 	IncidentClosed ChangeKind = 11 // everybody has confirmed an emergency rollover
 	SlotSkipped    ChangeKind = 12 // a slot that nobody could answer in time is given up
-	// Reserved: 13 mode set.
+	ModeSet        ChangeKind = 13 // a mode is published or taken back, or the overlap of static mode ends
 )
 
 var changeText = textTable[ChangeKind]{what: "change", names: map[ChangeKind]string{
 	Created: "created", PolicySet: "policy_set", RolledOver: "rolled_over", KeysDestroyed: "keys_destroyed",
 	Deleted: "deleted", Undone: "undone", RolloverHeld: "rollover_held", HoldEnded: "hold_ended",
 	IncidentClosed: "incident_closed", SlotSkipped: "slot_skipped",
+	KeyPublished: "key_published", KeyActivated: "key_activated", ModeSet: "mode_set",
 }}
 
 // changesKeys reports whether the ring's version counts this kind of change.
 func (k ChangeKind) changesKeys() bool {
 	switch k {
-	case Created, RolledOver, KeysDestroyed, Deleted, Undone:
+	case Created, RolledOver, KeysDestroyed, Deleted, Undone, KeyPublished, KeyActivated, ModeSet:
 		return true
 	}
 	return false
@@ -76,9 +78,10 @@ type FirstKeys struct {
 
 // A MadeKey is a key that a Change brings into the ring, in its first role.
 type MadeKey struct {
-	KID     KID       `json:"kid"`
-	Role    Role      `json:"role"`
-	Created time.Time `json:"created_at"` // to the millisecond, UTC
+	KID      KID       `json:"kid"`
+	Role     Role      `json:"role"`
+	Created  time.Time `json:"created_at"`          // to the millisecond, UTC
+	OpenOnly bool      `json:"open_only,omitempty"` // KeyPublished: it never seals here
 }
 
 // A Change is one decided step of a ring. It is what an event carries: every
@@ -96,9 +99,13 @@ type Change struct {
 	Slot      time.Time  `json:"slot,omitzero"`       // RolledOver by Scheduled, RolloverHeld, HoldEnded, SlotSkipped: the slot that it is about
 	// NextSlot is the first slot that is still to be answered afterwards; zero: the
 	// ring has no schedule. Created, PolicySet, RolledOver and SlotSkipped commit it.
-	NextSlot time.Time `json:"next_slot,omitzero"`
-	Missed   int       `json:"missed,omitempty"`  // RolledOver and SlotSkipped: slots that came due and get no rollover of their own
-	HeldBy   []string  `json:"held_by,omitempty"` // RolloverHeld: the first of the servers that hold it
+	NextSlot  time.Time `json:"next_slot,omitzero"`
+	Missed    int       `json:"missed,omitempty"`    // RolledOver and SlotSkipped: slots that came due and get no rollover of their own
+	HeldBy    []string  `json:"held_by,omitempty"`   // RolloverHeld: the first of the servers that hold it
+	Activated []KID     `json:"activated,omitempty"` // KeyActivated: pending keys, in the ring's order
+	Mode      Mode      `json:"mode,omitzero"`       // ModeSet; KeyActivated: if the next mode begins
+	// Overlap is for how long what KeyPublished or ModeSet take the place of still opens.
+	Overlap time.Duration `json:"-"`
 }
 
 // made normalizes a new key: times are stored to the millisecond, in UTC, so that

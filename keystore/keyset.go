@@ -10,7 +10,10 @@ type KeySet struct {
 	Epoch   Epoch
 	Version Version
 	Mode    Mode
-	Keys    []SetKey // the sealing key first, then current, old (newest first), future, static
+	// OpensStatic: static keys open sessions, in static mode or because the ring is about
+	// to enter it or has left it lately.
+	OpensStatic bool
+	Keys        []SetKey // the sealing key first, then current, old (newest first), future, static
 }
 
 // A SetKey is one key of a KeySet.
@@ -19,6 +22,7 @@ type SetKey struct {
 	Role     Role
 	Created  time.Time
 	Pending  bool // published; opens, but must not be sealed with yet
+	Retired  bool // of a static key: a former one, which only opens
 	Seals    bool // the one key that new sessions are sealed with
 	Material Material
 }

@@ -24,12 +24,16 @@ type Key struct {
 	Created    time.Time `json:"created_at"`          // to the millisecond, UTC
 	Generation Version   `json:"generation"`          // the ring version that made it; never changes
 	Pending    bool      `json:"pending,omitempty"`   // published; opens, but must not be sealed with yet
+	Published  N         `json:"published,omitempty"` // of a pending key: the event that published it
 	Retired    N         `json:"retired,omitempty"`   // the event that took it out of sealing; 0 = none did
 	RetiredAt  time.Time `json:"retired_at,omitzero"` // that event's time
 	// Session is the longest max_session since the key became current: as long may live
 	// what it sealed, whatever the policy says by now. A late agent seals with a retired
-	// key, too.
+	// key, too. Of a static or session ticket key that is retired: the overlap.
 	Session time.Duration `json:"-"`
+	// Overlap, of a pending key, is for how long the one that it takes the place of will
+	// still open.
+	Overlap time.Duration `json:"-"`
 }
 
 // A Ring is the keys that one group of agents shares, at one version. It is a
@@ -40,7 +44,8 @@ type Ring struct {
 	Version Version   `json:"version"`
 	Mode    Mode      `json:"mode"`
 	Policy  Policy    `json:"policy"`
-	Keys    []Key     `json:"keys"` // current, old (newest first), future, static, session ticket
+	Keys    []Key     `json:"keys"`              // current, old (newest first), future, static, session ticket; of the last two the one that seals, former ones (newest first), the pending one
+	NewMode NewMode   `json:"new_mode,omitzero"` // a change between the modes that is under way
 	Created time.Time `json:"created_at"`
 	Rolled  time.Time `json:"rolled_at,omitzero"` // the last rollover; zero = none yet
 	Changed N         `json:"changed"`            // the event of the last change of Keys; what servers confirm
@@ -102,7 +107,7 @@ func (r Ring) Seals() (Key, bool) {
 		want = Static
 	}
 	for _, k := range r.Keys {
-		if k.Role == want && !k.Pending {
+		if k.Role == want && k.seals() {
 			return k, true
 		}
 	}
@@ -130,7 +135,7 @@ func (r Ring) Agent() []Key {
 // are refused, so that a wrong key is never used. The error wraps ErrInvalid, or
 // what material returned.
 func (r Ring) KeySet(epoch Epoch, material func(KID) (Material, error)) (*KeySet, error) {
-	set := &KeySet{Ring: r.Name, Epoch: epoch, Version: r.Version, Mode: r.Mode}
+	set := &KeySet{Ring: r.Name, Epoch: epoch, Version: r.Version, Mode: r.Mode, OpensStatic: r.OpensStatic()}
 	sealing, ok := r.Seals()
 	if !ok {
 		return nil, invalidf("ring %s: version %d has no key to seal with", r.Name, r.Version)
@@ -144,7 +149,7 @@ func (r Ring) KeySet(epoch Epoch, material func(KID) (Material, error)) (*KeySet
 			return nil, invalidf("ring %s: the bytes of key %s are those of another key, %s", r.Name, k.KID, got)
 		}
 		set.Keys = append(set.Keys, SetKey{
-			KID: k.KID, Role: k.Role, Created: k.Created, Pending: k.Pending,
+			KID: k.KID, Role: k.Role, Created: k.Created, Pending: k.Pending, Retired: k.Role == Static && k.Retired != 0,
 			Seals: k.KID == sealing.KID, Material: m,
 		})
 	}

@@ -80,7 +80,7 @@ func (r Ring) SetPolicy(req PolicyRequest) (Change, error) {
 	return decided(r, c)
 }
 
-// Due returns the old keys whose retention is over at now, in the ring's order.
+// Due returns the old and former keys whose retention is over at now, in the ring's order.
 // confirmed says when every server that is neither excluded nor forgotten had
 // confirmed event n, by the caller's own count of time, and false if not all have.
 //
@@ -88,12 +88,16 @@ func (r Ring) SetPolicy(req PolicyRequest) (Change, error) {
 // confirmed the event that retired it: none of them has sealed with it since. If
 // max_session was longer at any time since it became current, that counts. With a number only keys
 // beyond that number are ever due, and not before that time either; a rollover may
-// destroy them sooner.
+// destroy them sooner. A former static or session ticket key is due when its overlap and
+// RetainMargin are over, counted alike.
 func (r Ring) Due(now time.Time, confirmed func(N) (time.Time, bool)) []KID {
 	var due []KID
-	for i, k := range r.ByRole(Old) {
-		if r.Policy.Retain != RetainAuto && i < int(r.Policy.Retain) {
-			continue
+	old := 0
+	for _, k := range r.Keys {
+		if k.Role == Old {
+			if old++; r.Policy.Retain != RetainAuto && old <= int(r.Policy.Retain) {
+				continue
+			}
 		}
 		at, ok := confirmed(k.Retired)
 		if ok && k.Retired != 0 && !now.Before(at.Add(k.Session+RetainMargin)) {
@@ -103,8 +107,8 @@ func (r Ring) Due(now time.Time, confirmed func(N) (time.Time, bool)) []KID {
 	return due
 }
 
-// Destroy decides the end of old keys. Keys of any other role are refused: they
-// seal, or will. It does not ask whether they are due: that is Due's.
+// Destroy decides the end of old and former keys. Any other key is refused: it
+// seals, or will. It does not ask whether they are due: that is Due's.
 func (r Ring) Destroy(kids []KID) (Change, error) {
 	if !r.lives() {
 		return Change{}, ErrNotFound

@@ -170,3 +170,44 @@ func TestEveryKeyOfAFullRingOpens(t *testing.T) {
 		}
 	}
 }
+
+// TestStaticKeysAroundStaticMode: while a ring is about to enter static mode, or has left
+// it lately, static keys open sessions; former and pending ones open and never seal.
+func TestStaticKeysAroundStaticMode(t *testing.T) {
+	current := setKey(t, "d1", keystore.Current)
+	former, static, pending := setKey(t, "former", keystore.Static), setKey(t, "static", keystore.Static), setKey(t, "pending", keystore.Static)
+	former.Retired, pending.Pending = true, true
+	set := func(mode keystore.Mode, opensStatic bool, keys ...keystore.SetKey) *keystore.KeySet {
+		return &keystore.KeySet{Ring: "sso", Epoch: 1, Version: 1, Mode: mode, OpensStatic: opensStatic, Keys: keys}
+	}
+	sealedBy := func(k keystore.SetKey, purpose cookie.Purpose) []byte {
+		k.Retired, k.Pending, k.Seals = false, false, true
+		token, err := newCodec(t, cookie.Config{Ring: ringOf(set(keystore.ModeStatic, true, k)), Purpose: purpose}).Seal(nil, []byte("v"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token
+	}
+	for _, opens := range []bool{false, true} {
+		ring := ringOf(set(keystore.ModeDynamic, opens, current, former, static, pending))
+		for _, k := range []keystore.SetKey{former, static, pending} {
+			_, err := newCodec(t, cookie.Config{Ring: ring}).Open(nil, sealedBy(k, cookie.Session))
+			if (err == nil) != opens {
+				t.Errorf("opens_static %t: a session under key %s: %v", opens, k.KID, err)
+			}
+			if _, err := newCodec(t, cookie.Config{Ring: ring, Purpose: cookie.Credentials}).Open(nil, sealedBy(k, cookie.Credentials)); err != nil {
+				t.Errorf("opens_static %t: credentials under key %s: %v", opens, k.KID, err)
+			}
+		}
+		for purpose, want := range map[cookie.Purpose]keystore.KID{cookie.Session: current.KID, cookie.Credentials: static.KID} {
+			codec := newCodec(t, cookie.Config{Ring: ring, Purpose: purpose})
+			token, err := codec.Seal(nil, []byte("v"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if opened, err := codec.Open(nil, token); err != nil || opened.KID != want {
+				t.Errorf("opens_static %t: %v sealed with %s, %v; want %s", opens, purpose, opened.KID, err, want)
+			}
+		}
+	}
+}

@@ -31,7 +31,7 @@ func newView(set *keystore.KeySet, purpose Purpose, before *view) *view {
 	}
 	v.table, v.shift = make([]*key, size), uint(64-bits.TrailingZeros(uint(size)))
 	for i := range byRole {
-		if opens(set.Mode, &byRole[i], purpose) {
+		if opens(set, &byRole[i], purpose) {
 			v.add(&byRole[i], before)
 		}
 	}
@@ -46,21 +46,21 @@ func rank(r keystore.Role) int {
 	return slices.Index([]keystore.Role{keystore.Current, keystore.Old, keystore.Future, keystore.Static}, r)
 }
 
-// opens reports whether the key opens tokens of the purpose. The static key opens
-// sessions in static mode alone; then the dynamic keys still do, for the sessions
-// from before.
-func opens(mode keystore.Mode, k *keystore.SetKey, purpose Purpose) bool {
+// opens reports whether the key opens tokens of the purpose. Static keys open sessions
+// in static mode, and while the ring is about to enter it or has left it lately; then
+// the dynamic keys still do, for the sessions from before.
+func opens(set *keystore.KeySet, k *keystore.SetKey, purpose Purpose) bool {
 	switch k.Role {
 	case keystore.Current, keystore.Old, keystore.Future:
 		return purpose == Session
 	case keystore.Static:
-		return purpose != Session || mode == keystore.ModeStatic
+		return purpose != Session || set.Mode == keystore.ModeStatic || set.OpensStatic
 	}
 	return false
 }
 
 // sealing returns the key that seals tokens of the purpose, which is never a
-// pending one nor one of a role that does not fit.
+// pending or retired one nor one of a role that does not fit.
 func sealing(set *keystore.KeySet, purpose Purpose) (*keystore.SetKey, bool) {
 	if purpose == Session {
 		want := keystore.Current
@@ -68,10 +68,10 @@ func sealing(set *keystore.KeySet, purpose Purpose) (*keystore.SetKey, bool) {
 			want = keystore.Static
 		}
 		k, ok := set.Sealing()
-		return k, ok && k.Role == want && !k.Pending
+		return k, ok && k.Role == want && !k.Pending && !k.Retired
 	}
 	for i := range set.Keys {
-		if k := &set.Keys[i]; k.Role == keystore.Static && !k.Pending {
+		if k := &set.Keys[i]; k.Role == keystore.Static && !k.Pending && !k.Retired {
 			return k, true
 		}
 	}

@@ -60,7 +60,9 @@ type Ring struct {
 	Epoch   keystore.Epoch    `json:"epoch"`
 	Version keystore.Version  `json:"version"`
 	Mode    keystore.Mode     `json:"mode"`
-	Keys    []Key             `json:"keys"`
+	// OpensStatic: the static keys open sessions, although the mode is dynamic.
+	OpensStatic bool  `json:"opens_static,omitempty"`
+	Keys        []Key `json:"keys"`
 }
 
 // Key is one key of a Ring, with its bytes.
@@ -69,6 +71,7 @@ type Key struct {
 	Role    keystore.Role `json:"role"`
 	Created time.Time     `json:"created_at"`
 	Pending bool          `json:"pending"`
+	Retired bool          `json:"retired,omitempty"` // a former static key
 	Seals   bool          `json:"seals"`
 	K       Bytes         `json:"k"`
 }
@@ -105,13 +108,14 @@ func (b *Bytes) UnmarshalJSON(text []byte) error {
 // RingOf gives the form that set travels in. A session ticket key is left out,
 // should there be one: it never reaches an agent.
 func RingOf(set *keystore.KeySet) Ring {
-	ring := Ring{Name: set.Ring, Epoch: set.Epoch, Version: set.Version, Mode: set.Mode, Keys: make([]Key, 0, len(set.Keys))}
+	ring := Ring{Name: set.Ring, Epoch: set.Epoch, Version: set.Version, Mode: set.Mode,
+		OpensStatic: set.OpensStatic && set.Mode != keystore.ModeStatic, Keys: make([]Key, 0, len(set.Keys))}
 	for _, k := range set.Keys {
 		if k.Role == keystore.SessionTicket {
 			continue
 		}
 		ring.Keys = append(ring.Keys, Key{KID: k.KID, Role: k.Role, Created: k.Created.UTC(),
-			Pending: k.Pending, Seals: k.Seals, K: Bytes{k.Material}})
+			Pending: k.Pending, Retired: k.Retired, Seals: k.Seals, K: Bytes{k.Material}})
 	}
 	return ring
 }
@@ -121,7 +125,8 @@ func (r Ring) KeySet() (*keystore.KeySet, error) {
 	if _, err := keystore.ParseRingName(string(r.Name)); err != nil {
 		return nil, err
 	}
-	set := &keystore.KeySet{Ring: r.Name, Epoch: r.Epoch, Version: r.Version, Mode: r.Mode}
+	set := &keystore.KeySet{Ring: r.Name, Epoch: r.Epoch, Version: r.Version, Mode: r.Mode,
+		OpensStatic: r.OpensStatic || r.Mode == keystore.ModeStatic}
 	seen := make(map[keystore.KID]bool, len(r.Keys))
 	sealing := 0
 	for _, k := range r.Keys {
@@ -132,15 +137,15 @@ func (r Ring) KeySet() (*keystore.KeySet, error) {
 			return nil, fmt.Errorf("ring %s: key %s stands twice", r.Name, k.KID)
 		case k.Role == keystore.SessionTicket:
 			return nil, fmt.Errorf("ring %s: key %s: a session ticket key is not an agent's", r.Name, k.KID)
-		case k.Seals && k.Pending:
-			return nil, fmt.Errorf("ring %s: key %s seals while it is pending", r.Name, k.KID)
+		case k.Seals && (k.Pending || k.Retired):
+			return nil, fmt.Errorf("ring %s: key %s seals while it is pending or retired", r.Name, k.KID)
 		}
 		seen[k.KID] = true
 		if k.Seals {
 			sealing++
 		}
 		set.Keys = append(set.Keys, keystore.SetKey{KID: k.KID, Role: k.Role, Created: k.Created,
-			Pending: k.Pending, Seals: k.Seals, Material: k.K.Material})
+			Pending: k.Pending, Retired: k.Retired, Seals: k.Seals, Material: k.K.Material})
 	}
 	if sealing > 1 {
 		return nil, fmt.Errorf("ring %s: %d keys seal", r.Name, sealing)
