@@ -188,8 +188,10 @@ func (m *Member) writable() error {
 
 // stuck reports why the replica applies nothing any more, as far as it can tell.
 func (m *Member) stuck() error {
-	if state, alarm, ok := m.standstill(); ok {
-		return fmt.Errorf("this server's replica is %s: %s", state, alarm.Why)
+	for _, kind := range []AlarmKind{AlarmForked, AlarmHalted} {
+		if alarm, ok := m.alarms.first(kind); ok {
+			return fmt.Errorf("this server's replica is %s: %s", kind, alarm.Why)
+		}
 	}
 	return nil
 }

@@ -32,6 +32,10 @@ type HistoryEvent struct {
 	NextSlot time.Time `json:"next_slot,omitzero"` // that the event committed
 	Missed   int       `json:"missed,omitempty"`   // slots that get no rollover of their own
 	HeldBy   []string  `json:"held_by,omitempty"`
+	// Activated are the kids that seal from this event on; Mode the mode that it published,
+	// or that begins with it.
+	Activated []string `json:"activated,omitempty"`
+	Mode      string   `json:"mode,omitempty"`
 }
 
 // Made is a key that an event made.

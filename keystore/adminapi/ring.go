@@ -16,6 +16,7 @@ type Ring struct {
 	Policy    Policy           `json:"policy"`
 	LastEvent Event            `json:"last_event"`
 	NextSlot  time.Time        `json:"next_slot,omitzero"` // the schedule's next rollover; absent: none
+	NewMode   *NewMode         `json:"new_mode,omitempty"` // a change of mode that is under way
 	Hold      *Hold            `json:"hold,omitempty"`     // of the slot that waits
 	Incident  *Event           `json:"incident,omitempty"` // the emergency rollover that not everybody has confirmed
 }
@@ -33,7 +34,8 @@ type Key struct {
 	KID       string    `json:"kid"`
 	CreatedAt time.Time `json:"created_at"`
 	Seals     bool      `json:"seals"`
-	Pending   bool      `json:"pending,omitempty"` // published, not yet sealed with
+	Pending   bool      `json:"pending,omitempty"`   // published, not yet sealed with
+	RetiredAt time.Time `json:"retired_at,omitzero"` // of an old or former key: since when it only opens
 }
 
 // Event names the event that a state stands at.

@@ -85,18 +85,27 @@ func urlSafe(line []byte) []byte {
 // ending, of MinPassphrase printable characters at least. It refuses what
 // secretfile.Read refuses.
 func Passphrase(path string) (UnlockKey, error) {
-	content, err := secretfile.Read(path)
+	line, err := ReadPassphrase(path)
 	if err != nil {
 		return UnlockKey{}, err
 	}
+	return newUnlockKey(passphraseFile, path, line), nil
+}
+
+// ReadPassphrase reads the line of a passphrase file, as Passphrase does.
+func ReadPassphrase(path string) ([]byte, error) {
+	content, err := secretfile.Read(path)
+	if err != nil {
+		return nil, err
+	}
 	line := bytes.TrimSuffix(bytes.TrimSuffix(content, []byte("\n")), []byte("\r"))
 	if why := checkPassphrase(line); why != "" {
-		return UnlockKey{}, &secretfile.Error{
+		return nil, &secretfile.Error{
 			Path: path, Why: why,
 			Next: fmt.Sprintf("put one line of %d printable characters or more into it; better, let one be generated", MinPassphrase),
 		}
 	}
-	return newUnlockKey(passphraseFile, path, line), nil
+	return line, nil
 }
 
 func checkPassphrase(line []byte) string {

@@ -51,6 +51,7 @@ func New(cfg Config) http.Handler {
 	a.host()
 	a.hostTokens()
 	a.audit()
+	a.published()
 	a.streams(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, adminapi.Problem{

@@ -16,6 +16,7 @@ import (
 type Service interface {
 	Reader
 	Changer
+	Publisher
 	TrustedHosts
 }
 

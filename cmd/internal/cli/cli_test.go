@@ -59,6 +59,7 @@ func runAgent() int {
 //	exits CODE ARG...     run keytide ARG...; it must exit with CODE
 //	agentexits CODE ARG...  the same with keytide-agent
 //	fields PATH NAME...   the JSON of the last output has, at PATH, these fields and no others
+//	until REGEXP ARG...   run keytide ARG... until its standard output has a match
 //	save VAR PATH         keep the JSON value at PATH
 //	seal VAR FILE         seal a session with the keys that an agent of host file FILE gets
 //	forge VAR KID         make what looks like a token that key KID sealed
@@ -73,7 +74,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"serve": serve, "stop": stop, "kill": kill, "log": printLog, "exits": exits, "agentexits": agentExits, "fields": fields, "save": save,
-			"follow": follow, "expect": expect,
+			"follow": follow, "expect": expect, "until": until,
 			"hostfile": hostfile, "seal": sealToken, "forge": forgeToken,
 		},
 	})
@@ -237,6 +238,23 @@ func exitsWith(ts *testscript.TestScript, code string, cmd *exec.Cmd) {
 	cmd.Run()
 	if got := cmd.ProcessState.String(); got != "exit status "+code {
 		ts.Fatalf("%s, want exit status %s", got, code)
+	}
+}
+
+func until(ts *testscript.TestScript, _ bool, args []string) {
+	pattern, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	deadline := time.Now().Add(patience)
+	for {
+		out, err := command(ts, args[1:]...).Output()
+		if err == nil && pattern.Match(out) {
+			ts.Stdout().Write(out)
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("keytide %s has not printed %q: %v\n%s", strings.Join(args[1:], " "), args[0], err, out)
+		}
+		time.Sleep(20 * time.Millisecond) // between two looks at a condition
 	}
 }
 

@@ -22,7 +22,8 @@ type lister func(context.Context, *adminhttp.Client) []cobra.Completion
 func (a *app) complete(cmd *cobra.Command) {
 	cmd.ValidArgsFunction = cobra.NoFileCompletions
 	switch cmd.CommandPath() {
-	case "keytide ring show", "keytide ring set", "keytide rollover", "keytide history", "keytide replay":
+	case "keytide ring show", "keytide ring set", "keytide rollover", "keytide history", "keytide replay",
+		"keytide static generate", "keytide static set", "keytide ticket generate", "keytide ticket set":
 		cmd.ValidArgsFunction = a.names(ringNames, 1)
 	case "keytide host show", "keytide host revoke":
 		cmd.ValidArgsFunction = a.names(hostNames, 1)
@@ -31,6 +32,8 @@ func (a *app) complete(cmd *cobra.Command) {
 		"output": cobra.FixedCompletions([]cobra.Completion{"json", "table"}, cobra.ShellCompDirectiveNoFileComp),
 		"retain": cobra.FixedCompletions([]cobra.Completion{"auto"}, cobra.ShellCompDirectiveNoFileComp),
 		"ring":   a.names(ringNames, 0),
+		"mode":   cobra.FixedCompletions([]cobra.Completion{"dynamic", "static"}, cobra.ShellCompDirectiveNoFileComp),
+		"what":   cobra.FixedCompletions([]cobra.Completion{"static", "ticket", "static,ticket"}, cobra.ShellCompDirectiveNoFileComp),
 		"region": a.names(regionNames, 0),
 	} {
 		if cmd.Flags().Lookup(flag) != nil && !(flag == "region" && cmd.CommandPath() != "keytide status") {

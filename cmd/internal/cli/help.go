@@ -328,10 +328,16 @@ means: deploy/FIPS.md.`,
 
 // addPages gives a command and those below it their manuals.
 func addPages(cmd *cobra.Command) {
+	for _, pages := range []map[string]page{pages, keyPages} {
+		addPagesOf(pages, cmd)
+	}
+}
+
+func addPagesOf(pages map[string]page, cmd *cobra.Command) {
 	if p, ok := pages[cmd.CommandPath()]; ok {
 		cmd.Long, cmd.Example = p.long, p.example
 	}
 	for _, sub := range cmd.Commands() {
-		addPages(sub)
+		addPagesOf(pages, sub)
 	}
 }

@@ -29,8 +29,10 @@ func quietRoot() *cobra.Command {
 
 func TestEveryCommandHasItsManual(t *testing.T) {
 	left := make(map[string]bool)
-	for path := range pages {
-		left[path] = true
+	for _, pages := range []map[string]page{pages, keyPages} {
+		for path := range pages {
+			left[path] = true
+		}
 	}
 	everyCommand(t, func(t *testing.T, cmd *cobra.Command) {
 		delete(left, cmd.CommandPath())

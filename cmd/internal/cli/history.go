@@ -70,6 +70,14 @@ func whatHappened(e adminapi.HistoryEvent) string {
 	if e.Trigger != "" && e.Trigger != manual {
 		more = append(more, e.Trigger)
 	}
+	if e.Mode != "" {
+		more = append(more, e.Mode+" mode")
+	}
+	for _, k := range e.Made {
+		if e.Type == "key_published" {
+			more = append(more, k.Role)
+		}
+	}
 	if e.Forced {
 		more = append(more, "forced")
 	}

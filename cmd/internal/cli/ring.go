@@ -61,7 +61,7 @@ func printRing(w io.Writer, r adminapi.Ring) {
 	fields := [][2]string{
 		{"ring", r.Name},
 		{"version", fmt.Sprintf("%d (epoch %d)", r.Version, r.Epoch)},
-		{"mode", r.Mode},
+		{"mode", modeText(r)},
 		{"max session", r.Policy.MaxSession},
 		{"retain", r.Policy.Retain},
 		{"min interval", r.Policy.MinInterval},
@@ -87,8 +87,12 @@ func printKeys(w io.Writer, keys []adminapi.Key) {
 	for i, k := range keys {
 		does := "opens"
 		switch {
+		case k.Pending:
+			does = "opens; published, not sealed with yet"
 		case k.Seals:
 			does = "seals and opens"
+		case k.Role == "session_ticket" && !k.RetiredAt.IsZero():
+			does = "opens session tickets"
 		case k.Role == "session_ticket":
 			does = "seals session tickets"
 		}
@@ -100,6 +104,7 @@ func printKeys(w io.Writer, keys []adminapi.Key) {
 func (a *app) ringCreate() *cobra.Command {
 	cmd := &cobra.Command{Use: "create NAME", Short: "Create a ring with new keys", Args: oneName}
 	out, change, policy := outputFlag(cmd), changeFlags(cmd), newPolicyFlags(cmd)
+	mode := newModeFlags(cmd)
 	cmd.RunE = a.call(func(ctx context.Context, client *adminhttp.Client, args []string) error {
 		req := adminapi.CreateRing{Intent: change.intent(), Name: args[0]}
 		var err error
@@ -107,6 +112,9 @@ func (a *app) ringCreate() *cobra.Command {
 			return err
 		}
 		done, err := client.CreateRing(ctx, req)
+		if err == nil && mode.mode == "static" {
+			done, err = mode.set(ctx, client, change, args[0])
+		}
 		if err != nil {
 			return err
 		}
@@ -118,6 +126,7 @@ func (a *app) ringCreate() *cobra.Command {
 func (a *app) ringSet() *cobra.Command {
 	cmd := &cobra.Command{Use: "set NAME", Short: "Change a ring's policy", Args: oneName}
 	out, change, policy := outputFlag(cmd), changeFlags(cmd), newPolicyFlags(cmd)
+	mode := newModeFlags(cmd)
 	force := cmd.Flags().Bool("force", false, "take a policy that may log users out")
 	cmd.RunE = a.call(func(ctx context.Context, client *adminhttp.Client, args []string) error {
 		req := adminapi.SetPolicy{Intent: change.intent(), Force: *force}
@@ -126,15 +135,22 @@ func (a *app) ringSet() *cobra.Command {
 		if req.Policy, given, err = policy.change(); err != nil {
 			return err
 		}
-		if given == 0 {
+		if given == 0 && mode.mode == "" {
 			return usagef(cmd, "nothing to set")
 		}
+		mode.force = *force
 		if *force {
 			if err := change.confirm(a, args[0], "A forced policy may end sessions before their time."); err != nil {
 				return err
 			}
 		}
-		done, err := client.SetPolicy(ctx, args[0], req)
+		var done adminapi.RingChanged
+		if given > 0 {
+			done, err = client.SetPolicy(ctx, args[0], req)
+		}
+		if err == nil && mode.mode != "" {
+			done, err = mode.set(ctx, client, change, args[0])
+		}
 		if err != nil {
 			return err
 		}

@@ -31,12 +31,14 @@ type order struct {
 	decide func(*events.State) (keystore.Change, error)
 	// made is the material of the keys that the change makes.
 	made map[keystore.KID]keystore.Material
+	// given: it was made elsewhere, and came in with the request.
+	given bool
 }
 
 // commitRing carries an order out, or finds the event that answered it before, and
 // returns the ring as that event left it.
 func (s *service) commitRing(ctx context.Context, o order) (replication.Receipt, keystore.Ring, error) {
-	if len(o.made) > 0 && !s.generate {
+	if len(o.made) > 0 && !o.given && !s.generate {
 		return replication.Receipt{}, keystore.Ring{}, &hinted{
 			error: fmt.Errorf("ring %s: %w: key generation is turned off at server %s", o.ring, keystore.ErrRefused, s.id.Server),
 			hint:  "ask another policy server, or set  generate: true  in this one's configuration",

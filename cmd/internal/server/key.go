@@ -122,7 +122,7 @@ func (s *service) keyUse(r keystore.Ring, l life) adminapi.KeyUse {
 	if k, ok := r.Key(l.key.KID); ok {
 		use.Seals, use.Pending = k.KID == sealing.KID, k.Pending
 		use.Opens = k.Role != keystore.SessionTicket
-		use.Reseal = !use.Seals && opensSessions(r.Mode, k.Role)
+		use.Reseal = !use.Seals && opensSessions(r, k.Role)
 		use.OpensUntil, use.Retention = retained(r, k)
 	} else {
 		use.Retention = "it is destroyed"
@@ -140,12 +140,12 @@ func (s *service) keyUse(r keystore.Ring, l life) adminapi.KeyUse {
 }
 
 // opensSessions is agentfeed/cookie's rule for sessions.
-func opensSessions(mode keystore.Mode, role keystore.Role) bool {
+func opensSessions(r keystore.Ring, role keystore.Role) bool {
 	switch role {
 	case keystore.Current, keystore.Old, keystore.Future:
 		return true
 	case keystore.Static:
-		return mode == keystore.ModeStatic
+		return r.OpensStatic()
 	}
 	return false
 }
@@ -154,6 +154,11 @@ func opensSessions(mode keystore.Mode, role keystore.Role) bool {
 func retained(r keystore.Ring, k keystore.Key) (time.Time, string) {
 	session := max(k.Session, r.Policy.MaxSession)
 	switch {
+	case k.Pending:
+		return time.Time{}, "it is published, and seals once every policy server has confirmed it"
+	case k.Role != keystore.Old && k.Retired != 0:
+		return k.RetiredAt.Add(k.Session + keystore.RetainMargin).UTC(),
+			fmt.Sprintf("%v (its overlap and %v) after every server has stopped to seal with it", k.Session+keystore.RetainMargin, keystore.RetainMargin)
 	case k.Role == keystore.Static || k.Role == keystore.SessionTicket:
 		return time.Time{}, "no rollover ends it"
 	case k.Role != keystore.Old:

@@ -37,6 +37,7 @@ type site struct {
 	hub         *hub.Hub
 	service     *service
 	retention   *retention
+	activation  *activation
 
 	admin, feed  *listener
 	listeners    []*listener // in the order in which they stop
@@ -145,7 +146,7 @@ func (s *site) openLedgers(ctx context.Context, unlock seal.UnlockKey) error {
 	if s.hosts, err = s.member(hosts, own.signing); err != nil {
 		return err
 	}
-	return s.openSource(newVault(s.id.Store, ksk))
+	return s.openSource(newVault(s.id.Store, ksk), own.signing)
 }
 
 // An openedLedger is a ledger with its replica.
@@ -221,7 +222,7 @@ func (s *site) slots(ctx context.Context, l openedLedger) ([][]byte, error) {
 }
 
 // openSource joins the replicas with the feed.
-func (s *site) openSource(v *vault) error {
+func (s *site) openSource(v *vault, signer ed25519.PrivateKey) error {
 	servers := s.cfg.Feed.Servers
 	if len(servers) == 0 {
 		servers = []string{s.feed.url()}
@@ -247,10 +248,11 @@ func (s *site) openSource(v *vault) error {
 	}
 	s.service = &service{
 		id: s.id, keys: s.keys, hosts: s.hosts, vault: v, source: s.source, hub: s.hub, log: s.log,
-		reference: ownClock, generate: s.cfg.generates(),
+		reference: ownClock, generate: s.cfg.generates(), signer: signer,
 	}
 	s.service.scheduler = newScheduler(s.service, s.log)
 	s.retention = newRetention(s.service, s.log)
+	s.activation = newActivation(s.service, s.log)
 	return nil
 }
 

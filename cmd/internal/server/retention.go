@@ -17,7 +17,8 @@ const (
 	retentionSave   = time.Minute      // of counted age may be lost by a crash
 )
 
-// A retention destroys old keys whose retention is over, each by an event.
+// A retention destroys old and former keys whose retention is over, and ends the
+// overlap of static mode, each by an event.
 //
 // An old key's age is counted from the moment at which every server has confirmed
 // the event that retired it, and only in rounds in which this server was fresh: it
@@ -73,19 +74,21 @@ func (r *retention) round(ctx context.Context, at time.Time) error {
 	}
 	var faults []error
 	for _, ring := range rings {
-		due := ring.Due(at, func(n keystore.N) (time.Time, bool) {
+		confirmed := func(n keystore.N) (time.Time, bool) {
 			age, ok := r.ages[n]
 			return at.Add(-age), ok
-		})
-		if len(due) > 0 {
+		}
+		if due := ring.Due(at, confirmed); len(due) > 0 {
 			faults = append(faults, r.destroy(ctx, ring, due))
+		} else if _, err := ring.EndOverlap(at, confirmed); err == nil {
+			faults = append(faults, r.endOverlap(ctx, ring, at, confirmed))
 		}
 	}
 	return errors.Join(faults...)
 }
 
-// count adds the time since the last round to the age of every old key that all
-// servers have stopped to seal with.
+// count adds the time since the last round to the age of whatever all servers have
+// stopped to seal with.
 func (r *retention) count(rings []keystore.Ring, elapsed time.Duration) error {
 	all := keystore.N(1<<64 - 1)
 	for _, c := range r.service.confirmations() {
@@ -96,12 +99,12 @@ func (r *retention) count(rings []keystore.Ring, elapsed time.Duration) error {
 	live := make(map[keystore.N]bool)
 	var faults []error
 	for _, ring := range rings {
-		for _, k := range ring.ByRole(keystore.Old) {
-			if k.Retired > all || live[k.Retired] {
+		for _, n := range ring.Retirements() {
+			if n > all || live[n] {
 				continue
 			}
-			live[k.Retired] = true
-			faults = append(faults, r.older(k.Retired, elapsed))
+			live[n] = true
+			faults = append(faults, r.older(n, elapsed))
 		}
 	}
 	for n := range r.ages {
@@ -135,11 +138,20 @@ func (r *retention) older(n keystore.N, elapsed time.Duration) error {
 // destroy ends keys. The request id comes from the ring's version, so servers that
 // do so at once make one event.
 func (r *retention) destroy(ctx context.Context, ring keystore.Ring, due []keystore.KID) error {
+	return r.commit(ctx, ring, "retention is over", func(newest keystore.Ring) (keystore.Change, error) { return newest.Destroy(due) })
+}
+
+// endOverlap has static keys open no sessions any more.
+func (r *retention) endOverlap(ctx context.Context, ring keystore.Ring, at time.Time, confirmed func(keystore.N) (time.Time, bool)) error {
+	return r.commit(ctx, ring, "the overlap of static mode is over", func(newest keystore.Ring) (keystore.Change, error) {
+		return newest.EndOverlap(at, confirmed)
+	})
+}
+
+func (r *retention) commit(ctx context.Context, ring keystore.Ring, why string, decide func(keystore.Ring) (keystore.Change, error)) error {
 	_, _, err := r.service.commitRing(ctx, order{
 		actor: "keytide", ring: ring.Name,
-		intent: adminapi.Intent{
-			Request: fmt.Sprintf("retention/%s/%d", ring.Name, ring.Version), Reason: "retention is over",
-		},
+		intent: adminapi.Intent{Request: fmt.Sprintf("retention/%s/%d", ring.Name, ring.Version), Reason: why},
 		decide: func(state *events.State) (keystore.Change, error) {
 			newest, err := ringOf(state, ring.Name)
 			if err == nil && newest.Version != ring.Version {
@@ -148,7 +160,7 @@ func (r *retention) destroy(ctx context.Context, ring keystore.Ring, due []keyst
 			if err != nil {
 				return keystore.Change{}, err
 			}
-			return newest.Destroy(due)
+			return decide(newest)
 		},
 	})
 	return err

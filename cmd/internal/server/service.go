@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/ed25519"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -31,6 +32,7 @@ type service struct {
 	reference reference
 	generate  bool
 	scheduler *scheduler
+	signer    ed25519.PrivateKey // signs what is exported, as it does events
 }
 
 var _ adminhttp.Service = (*service)(nil)

@@ -17,7 +17,7 @@ func ringView(epoch keystore.Epoch, r keystore.Ring) adminapi.Ring {
 	view := adminapi.Ring{
 		Name: string(r.Name), Epoch: epoch, Version: r.Version, Mode: r.Mode.String(),
 		Keys: keysView(r), Policy: policyView(r.Policy), LastEvent: refView(r.Last),
-		NextSlot: r.NextSlot, Hold: holdView(r.Hold),
+		NextSlot: r.NextSlot, Hold: holdView(r.Hold), NewMode: newModeView(r),
 	}
 	if r.Incident.N != 0 {
 		incident := refView(r.Incident)
@@ -39,7 +39,7 @@ func keysView(r keystore.Ring) []adminapi.Key {
 	for i, k := range r.Keys {
 		keys[i] = adminapi.Key{
 			Role: k.Role.String(), KID: k.KID.String(), CreatedAt: k.Created.UTC(),
-			Seals: k.KID == sealing.KID, Pending: k.Pending,
+			Seals: k.KID == sealing.KID, Pending: k.Pending, RetiredAt: k.RetiredAt,
 		}
 	}
 	return keys
@@ -97,6 +97,10 @@ func historyView(e events.Event, c keystore.Change) adminapi.HistoryEvent {
 	if c.Kind == keystore.Undone {
 		view.Restored = c.Restored.String()
 	}
+	if c.Mode != 0 {
+		view.Mode = c.Mode.String()
+	}
+	view.Activated = kidTexts(c.Activated)
 	if c.Kind == keystore.RolledOver {
 		view.Trigger = c.Trigger.String()
 	}
