@@ -21,6 +21,10 @@ const (
 	AlarmHalted AlarmKind = "halted"
 	// AlarmForked: the core has less than, or other than, this replica.
 	AlarmForked AlarmKind = "forked"
+	// AlarmNoBucket: the core answers, and has not the ledger's bucket.
+	AlarmNoBucket AlarmKind = "no_bucket"
+	// AlarmSettings: the bucket is kept in a way that could lose events.
+	AlarmSettings AlarmKind = "settings"
 	// AlarmTwoBoots: two running servers use one server id.
 	AlarmTwoBoots AlarmKind = "two_boots"
 	// AlarmForgotten: this server was forgotten; or, with a key, a server that was

@@ -106,6 +106,7 @@ func (m *Member) streamEnd(ctx context.Context, a *assembler) (events.Revision, 
 	ctx, cancel := context.WithTimeout(ctx, infoTimeout)
 	defer cancel()
 	info, err := m.log.Info(ctx)
+	m.judgeBucket(info, err)
 	if err != nil {
 		return 0, err
 	}

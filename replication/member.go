@@ -132,6 +132,7 @@ type Member struct {
 
 	pending  *part                 // owned by the follower: handed over, not in the file
 	short    time.Time             // owned by the follower: since when the core ends too early
+	gone     time.Time             // owned by the follower: since when the core says that it has no bucket
 	position cell[events.Revision] // of the newest entry that was taken
 	reached  cell[events.Revision] // the end of the stream when following began, once position is there
 	views    cell[uint64]          // counts records that were accepted
@@ -224,10 +225,8 @@ func (m *Member) Freshness() Freshness {
 	f := m.fresh.at(m.now())
 	standing := m.standing
 	m.mu.Unlock()
-	if a, ok := m.alarms.first(AlarmForked); ok {
-		f.State, f.Why = events.Forked, a.Why
-	} else if a, ok := m.alarms.first(AlarmHalted); ok {
-		f.State, f.Why = events.Halted, a.Why
+	if state, a, ok := m.standstill(); ok {
+		f.State, f.Why = state, a.Why
 	} else if why := standing.why(m.replica.applied.load()); why != "" {
 		f.State, f.Why, f.AsOf = events.Stale, why, time.Time{}
 		if standing.Forgotten != 0 {

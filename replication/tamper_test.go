@@ -141,7 +141,7 @@ func TestForked(t *testing.T) {
 			if err := c.js.DeleteStream(t.Context(), events.StreamName(bucket)); err != nil {
 				t.Fatal(err)
 			}
-			n.awaitState(events.Stale)
+			n.awaitState(events.Forked) // with no bucket at all
 			if _, err := ledger.Create(t.Context(), c.js, ledger.Config{Bucket: bucket}); err != nil {
 				t.Fatal(err)
 			}

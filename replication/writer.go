@@ -188,10 +188,8 @@ func (m *Member) writable() error {
 
 // stuck reports why the replica applies nothing any more, as far as it can tell.
 func (m *Member) stuck() error {
-	for _, kind := range []AlarmKind{AlarmForked, AlarmHalted} {
-		if alarm, ok := m.alarms.first(kind); ok {
-			return fmt.Errorf("this server's replica is %s: %s", kind, alarm.Why)
-		}
+	if state, alarm, ok := m.standstill(); ok {
+		return fmt.Errorf("this server's replica is %s: %s", state, alarm.Why)
 	}
 	return nil
 }

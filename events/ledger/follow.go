@@ -28,6 +28,9 @@ const (
 // been missed: a missed heartbeat, a gap in the consumer's own count, a consumer
 // that is gone, a connection that broke. See events.Log.
 func (l *Ledger) Follow(ctx context.Context, from Revision, each func(Entry) error) error {
+	if err := l.check(); err != nil {
+		return interrupted(err)
+	}
 	// Listen before anything is asked: a connection that breaks and is back between
 	// two of the steps below must not go unnoticed.
 	broken := l.nc.StatusChanged(nats.DISCONNECTED, nats.RECONNECTING, nats.CLOSED)
@@ -154,6 +157,9 @@ func newEntry(bucket, subject string, header nats.Header, data []byte) (Entry, e
 // so it may be a moment old: it is for looking, not for deciding. The error wraps
 // events.ErrNoEntry where there never was one.
 func (l *Ledger) Newest(ctx context.Context, key string) (Entry, error) {
+	if err := l.check(); err != nil {
+		return Entry{}, fmt.Errorf("key %s: %w", key, err)
+	}
 	stream, err := l.js.Stream(ctx, l.stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return Entry{}, fmt.Errorf("bucket %s: %w", l.bucket, events.ErrNoBucket)

@@ -27,6 +27,7 @@ type Ledger struct {
 	js     jetstream.JetStream
 	bucket string
 	stream string
+	usable func() error // nil: always
 }
 
 var _ events.Log = (*Ledger)(nil)
@@ -44,7 +45,8 @@ type Config struct {
 
 // Create makes the bucket of a new ledger. One that exists is never touched: the
 // error then wraps events.ErrBucketExists. It wraps events.ErrUnknown if the bucket
-// may have been made.
+// may have been made. While a core has not found servers enough for it, as after an
+// election, Create goes on asking until ctx ends.
 func Create(ctx context.Context, js jetstream.JetStream, cfg Config) (*Ledger, error) {
 	if _, _, _, err := events.ParseBucket(cfg.Bucket); err != nil {
 		return nil, err
@@ -53,12 +55,23 @@ func Create(ctx context.Context, js jetstream.JetStream, cfg Config) (*Ledger, e
 	// JetStream answers a request for a stream that exists with the same settings
 	// as if it had made it. A nonce makes the settings of each request its own.
 	want.Metadata = map[string]string{"keytide.made": rand.Text()}
-	_, err := js.CreateStream(ctx, want)
-	if err != nil {
+	for {
+		_, err := js.CreateStream(ctx, want)
+		if err == nil {
+			return bind(js, cfg.Bucket, nil), nil
+		}
+		var api *jetstream.APIError
+		if errors.As(err, &api) && api.ErrorCode == codeNoPeers && pause(ctx, createPause) {
+			continue
+		}
 		return nil, fmt.Errorf("bucket %s: %w", cfg.Bucket, createError(err))
 	}
-	return bind(js, cfg.Bucket), nil
 }
+
+const (
+	codeNoPeers = 10005 // no suitable peers for placement
+	createPause = 250 * time.Millisecond
+)
 
 func createError(err error) error {
 	var api *jetstream.APIError
@@ -75,33 +88,61 @@ func createError(err error) error {
 // events.ErrNoBucket where there is none, events.ErrSettings where one has settings
 // that could lose events, events.ErrUnavailable where the store does not answer.
 func Open(ctx context.Context, js jetstream.JetStream, bucket string) (*Ledger, error) {
-	if _, _, _, err := events.ParseBucket(bucket); err != nil {
-		return nil, err
-	}
-	l := bind(js, bucket)
-	info, err := l.info(ctx)
+	l, err := Bind(js, bucket, nil)
 	if err != nil {
 		return nil, err
 	}
-	if faults := settingsFaults(bucket, info.Config); len(faults) > 0 {
-		return nil, &SettingsError{Bucket: bucket, Faults: faults}
+	info, err := l.Info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := info.Unsafe(bucket); err != nil {
+		return nil, err
 	}
 	return l, nil
 }
 
-func bind(js jetstream.JetStream, bucket string) *Ledger {
-	return &Ledger{nc: js.Conn(), js: js, bucket: bucket, stream: events.StreamName(bucket)}
+// Bind is Open without a look at the bucket: for a store that does not answer yet.
+// Who follows it sees by Info whether the bucket is there and as it must be. usable,
+// unless it is nil, is asked before each use of the store; its error is one of
+// events.ErrUnavailable.
+func Bind(js jetstream.JetStream, bucket string, usable func() error) (*Ledger, error) {
+	if _, _, _, err := events.ParseBucket(bucket); err != nil {
+		return nil, err
+	}
+	return bind(js, bucket, usable), nil
+}
+
+func bind(js jetstream.JetStream, bucket string, usable func() error) *Ledger {
+	return &Ledger{nc: js.Conn(), js: js, bucket: bucket, stream: events.StreamName(bucket), usable: usable}
+}
+
+// check asks whether the store may be used at all.
+func (l *Ledger) check() error {
+	if l.usable == nil {
+		return nil
+	}
+	if err := l.usable(); err != nil {
+		return fmt.Errorf("%w: %w", events.ErrUnavailable, err)
+	}
+	return nil
 }
 
 // Bucket returns the bucket's name.
 func (l *Ledger) Bucket() string { return l.bucket }
 
 func (l *Ledger) info(ctx context.Context) (*jetstream.StreamInfo, error) {
+	if err := l.check(); err != nil {
+		return nil, fmt.Errorf("bucket %s: %w", l.bucket, err)
+	}
 	s, err := l.js.Stream(ctx, l.stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, fmt.Errorf("bucket %s: %w", l.bucket, events.ErrNoBucket)
 	}
 	if err != nil {
+		if denied := l.denied("$JS.API.STREAM.INFO." + l.stream); denied != nil {
+			err = denied
+		}
 		return nil, fmt.Errorf("bucket %s: %w: %w", l.bucket, events.ErrUnavailable, err)
 	}
 	return s.CachedInfo(), nil
@@ -117,10 +158,20 @@ type Info struct {
 	MaxBytes int64
 	Replicas int
 	Sealed   bool // takes no more writes
+	// Faults names each setting by which the bucket could lose events.
+	Faults []string
 }
 
-// Info asks for the bucket's state. Errors are those of Open, but for the settings,
-// which it does not judge.
+// Unsafe returns the faults as a *SettingsError; nil if there are none.
+func (i Info) Unsafe(bucket string) error {
+	if len(i.Faults) == 0 {
+		return nil
+	}
+	return &SettingsError{Bucket: bucket, Faults: i.Faults}
+}
+
+// Info asks for the bucket's state. Errors are those of Open; unsafe settings are
+// none, but named.
 func (l *Ledger) Info(ctx context.Context) (Info, error) {
 	info, err := l.info(ctx)
 	if err != nil {
@@ -130,5 +181,6 @@ func (l *Ledger) Info(ctx context.Context) (Info, error) {
 		Created: info.Created, First: Revision(info.State.FirstSeq), Last: Revision(info.State.LastSeq),
 		Msgs: info.State.Msgs, Bytes: info.State.Bytes, MaxBytes: info.Config.MaxBytes,
 		Replicas: info.Config.Replicas, Sealed: info.Config.Sealed,
+		Faults: settingsFaults(l.bucket, info.Config),
 	}, nil
 }

@@ -1,6 +1,7 @@
 package ledger_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -14,24 +15,24 @@ import (
 	"github.com/keytide/keytide/events/ledger"
 )
 
-// A policy server's permissions: its bucket's subjects, and to follow them.
-func writerPermissions(stream string) *server.Permissions {
+func permissions(publish []string) *server.Permissions {
 	return &server.Permissions{
-		Publish: &server.SubjectPermission{Allow: []string{
-			events.Subjects(bucket), "$JS.API.STREAM.INFO." + stream, "$JS.API.DIRECT.GET." + stream + ".>",
-			"$JS.API.CONSUMER.CREATE." + stream + ".>", "$JS.API.CONSUMER.MSG.NEXT." + stream + ".>",
-		}},
+		Publish:   &server.SubjectPermission{Allow: publish},
 		Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>"}},
 	}
 }
 
-// startGuarded runs a server with users admin and writer, and a ledger of two events.
+// startGuarded runs a server with users admin, writer and reader, and a ledger of two
+// events.
 func startGuarded(t *testing.T, more ...string) (admin *ledger.Ledger, writing jetstream.JetStream, w *writer) {
 	t.Helper()
-	permissions := writerPermissions(events.StreamName(bucket))
-	permissions.Publish.Allow = append(permissions.Publish.Allow, more...)
+	writer := append(ledger.WriteAccess(bucket), more...)
 	s := startServer(t, func(o *server.Options) {
-		o.Users = []*server.User{{Username: "admin", Password: "a"}, {Username: "writer", Password: "w", Permissions: permissions}}
+		o.Users = []*server.User{
+			{Username: "admin", Password: "a"},
+			{Username: "writer", Password: "w", Permissions: permissions(writer)},
+			{Username: "reader", Password: "r", Permissions: permissions(ledger.ReadAccess(bucket))},
+		}
 	})
 	admin = create(t, connect(t, s.ClientURL(), nats.UserInfo("admin", "a")))
 	w = newWriter(t)
@@ -56,6 +57,79 @@ func TestWriterCredentialsSuffice(t *testing.T) {
 	if got := contents(t, l); len(got) == 0 {
 		t.Error("nothing to follow")
 	}
+}
+
+// TestReaderReads: and is told at each write why it is none.
+func TestReaderReads(t *testing.T) {
+	_, writing, w := startGuarded(t)
+	l, err := ledger.Open(within(t), connect(t, writing.Conn().ConnectedUrl(), nats.UserInfo("reader", "r")), bucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := contents(t, l); len(got) == 0 {
+		t.Error("nothing to follow")
+	}
+	for name, write := range map[string]func(context.Context) error{
+		"event":  func(ctx context.Context) error { _, err := l.Append(ctx, w.void("by the reader")); return err },
+		"beacon": func(ctx context.Context) error { return l.PutBeacon(ctx, []byte("beacon"), w.heads[events.HeadKey]) },
+		"record": func(ctx context.Context) error { return l.PutRecord(ctx, "ps-1", []byte("record")) },
+	} {
+		if err := write(brief(t)); !errors.Is(err, events.ErrUnavailable) || !errors.Is(err, nats.ErrPermissionViolation) {
+			t.Errorf("%s: %v; want ErrUnavailable, and that it is not permitted", name, err)
+		}
+	}
+}
+
+// TestMakerMakes: its credentials suffice for Create, those of others do not.
+func TestMakerMakes(t *testing.T) {
+	s := startServer(t, func(o *server.Options) {
+		o.Users = []*server.User{
+			{Username: "writer", Password: "w", Permissions: permissions(ledger.WriteAccess(bucket))},
+			{Username: "maker", Password: "m", Permissions: permissions(ledger.CreateAccess(bucket))},
+		}
+	})
+	writing := connect(t, s.ClientURL(), nats.UserInfo("writer", "w"))
+	if _, err := ledger.Create(brief(t), writing, ledger.Config{Bucket: bucket}); err == nil {
+		t.Error("a writer makes buckets")
+	}
+	create(t, connect(t, s.ClientURL(), nats.UserInfo("maker", "m")))
+	if _, err := ledger.Open(within(t), writing, bucket); err != nil {
+		t.Error(err)
+	}
+	foreign, err := ledger.Bind(writing, events.BucketName(events.Hosts, "main", 1), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = foreign.Info(brief(t))
+	if !errors.Is(err, events.ErrUnavailable) || !errors.Is(err, nats.ErrPermissionViolation) {
+		t.Errorf("a foreign bucket: %v; want that it is not permitted", err)
+	}
+}
+
+// TestStoreThatMayNotBeUsed: nothing is sent to it.
+func TestStoreThatMayNotBeUsed(t *testing.T) {
+	admin, js, w := startGuarded(t)
+	old := errors.New("too old")
+	l, err := ledger.Bind(js, bucket, func() error { return old })
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := contents(t, admin)
+	_, info := l.Info(within(t))
+	_, newest := l.Newest(within(t), events.HeadKey)
+	_, appended := l.Append(within(t), w.void("x"))
+	for name, err := range map[string]error{
+		"info": info, "newest": newest, "append": appended,
+		"beacon": l.PutBeacon(within(t), nil, 1), "record": l.PutRecord(within(t), "ps-1", nil),
+	} {
+		if !errors.Is(err, events.ErrUnavailable) || !errors.Is(err, old) {
+			t.Errorf("%s: %v, want ErrUnavailable because of what usable said", name, err)
+		}
+	}
+	if err := l.Follow(within(t), 1, func(ledger.Entry) error { return nil }); !errors.Is(err, events.ErrInterrupted) || !errors.Is(err, old) {
+		t.Errorf("follow: %v", err)
+	}
+	checkSame(t, admin, before)
 }
 
 // TestWriterCannotLoseEvents: neither may a writer ask for it, nor would the stream

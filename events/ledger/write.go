@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -30,6 +31,9 @@ const (
 func (l *Ledger) Append(ctx context.Context, b Batch) (Revision, error) {
 	if err := b.Check(); err != nil {
 		return 0, err
+	}
+	if err := l.check(); err != nil {
+		return 0, fmt.Errorf("event %d: %w", b.N, err)
 	}
 	for attempt := 0; ; attempt++ {
 		rev, err := l.publishBatch(ctx, l.messages(b))
@@ -116,11 +120,17 @@ func (l *Ledger) request(ctx context.Context, msg *nats.Msg) (Revision, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, fmt.Errorf("%w: %w", events.ErrUnavailable, err)
 	}
+	if err := l.check(); err != nil {
+		return 0, err
+	}
 	ctx, stop := l.untilBroken(ctx)
 	defer stop()
 	reply, err := l.nc.RequestMsgWithContext(ctx, msg)
 	if errors.Is(err, context.Canceled) {
 		err = context.Cause(ctx)
+	}
+	if denied := l.denied(msg.Subject); err != nil && denied != nil {
+		return 0, fmt.Errorf("%w: %w", events.ErrUnavailable, denied)
 	}
 	if err != nil {
 		return 0, sendError(err)
@@ -139,6 +149,17 @@ func (l *Ledger) request(ctx context.Context, msg *nats.Msg) (Revision, error) {
 		return 0, fmt.Errorf("%w: the answer is not of stream %s", events.ErrUnknown, l.stream)
 	}
 	return Revision(ack.Sequence), nil
+}
+
+// denied returns the server's word that this client may not send to a subject; nil
+// if it said nothing of it. It drops such a message, and answers nothing: whoever
+// waits for an answer waits in vain.
+func (l *Ledger) denied(subject string) error {
+	err := l.nc.LastError()
+	if errors.Is(err, nats.ErrPermissionViolation) && strings.Contains(err.Error(), `"`+subject+`"`) {
+		return err
+	}
+	return nil
 }
 
 // untilBroken returns a context that ends when the connection breaks: an answer that
@@ -250,7 +271,12 @@ func wait(ctx context.Context, attempt int) bool {
 	if attempt >= busyRetries {
 		return false
 	}
-	t := time.NewTimer(busyWait << attempt)
+	return pause(ctx, busyWait<<attempt)
+}
+
+// pause waits, or reports that ctx has ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
