@@ -27,36 +27,126 @@ type FoundConfig struct {
 }
 
 // Found writes event 1 to an empty ledger, and returns its record; its hash is what
-// configurations pin. The error wraps events.ErrConflict if the ledger has begun
-// already, and events.ErrUnknown if ctx ended before the fate of event 1 was known.
-func Found(ctx context.Context, log events.Log, cfg FoundConfig) (events.Record, error) {
+// configurations pin. Errors are those of Write.
+func Found(ctx context.Context, log Log, cfg FoundConfig) (events.Record, error) {
+	f, err := NewFounding(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Write(ctx, log); err != nil {
+		return nil, err
+	}
+	return f.Genesis(), nil
+}
+
+// A Founding is how a ledger begins: its first batches, signed before there is a
+// ledger. Their heads' revisions are not known yet; Write fills them in.
+type Founding struct {
+	Batches []events.Batch
+}
+
+// NewFounding makes the founding of event 1 alone.
+func NewFounding(cfg FoundConfig) (Founding, error) {
 	batch, err := cfg.batch()
 	if err != nil {
-		return nil, fmt.Errorf("found: %w", err)
+		return Founding{}, fmt.Errorf("found: %w", err)
+	}
+	return Founding{[]events.Batch{batch}}, nil
+}
+
+// Genesis is event 1.
+func (f Founding) Genesis() events.Record { return f.Batches[0].Record }
+
+// Check reports whether the batches are a ledger's beginning.
+func (f Founding) Check() error {
+	if len(f.Batches) == 0 {
+		return fmt.Errorf("founding: %w: it has no event", keystore.ErrInvalid)
+	}
+	s := events.NewState()
+	for _, b := range f.Batches {
+		if err := b.Check(); err != nil {
+			return fmt.Errorf("founding: %w", err)
+		}
+		if _, err := s.Apply(b.Record); err != nil {
+			return fmt.Errorf("founding: %w: %w", keystore.ErrInvalid, err)
+		}
+	}
+	return nil
+}
+
+// Write brings the batches into the ledger. What is there of them already, as after a
+// crash, it leaves as it is, so that it may be called again until it succeeds. The
+// error wraps events.ErrConflict if the ledger has begun in another way, and
+// events.ErrUnknown if ctx ended before the fate of an event was known; the ledger
+// may then have some of the batches.
+func (f Founding) Write(ctx context.Context, log Log) error {
+	if err := f.Check(); err != nil {
+		return err
 	}
 	retry := newBackoff(uint64(time.Now().UnixNano()), settleFirst, settleMost)
 	for unknown := false; ; {
-		_, err := log.Append(ctx, batch)
+		err := f.writeOnce(ctx, log)
 		switch {
 		case err == nil:
-			return batch.Record, nil
+			return nil
 		case errors.Is(err, events.ErrUnknown):
 			unknown = true
-		case unknown && errors.Is(err, events.ErrConflict):
-			// Perhaps with an earlier send of the same bytes: see what is there.
-			if first, err := ReadGenesis(ctx, log); err == nil {
-				if first.Hash() == batch.Record.Hash() {
-					return first, nil
-				}
-				return nil, fmt.Errorf("found: event 1: %w", events.ErrConflict)
-			}
-		case !unknown:
-			return nil, fmt.Errorf("found: %w", err)
+		case errors.Is(err, errBegun) || !unknown && !errors.Is(err, events.ErrConflict) && !errors.Is(err, events.ErrInterrupted):
+			return fmt.Errorf("found: %w", err)
 		}
 		if !retry.pause(ctx) {
-			return nil, fmt.Errorf("found: %w: %w", events.ErrUnknown, ctx.Err())
+			if unknown {
+				err = events.ErrUnknown
+			}
+			return fmt.Errorf("found: %w: %w", err, ctx.Err())
 		}
 	}
+}
+
+func (f Founding) writeOnce(ctx context.Context, log Log) error {
+	there, head, err := f.read(ctx, log)
+	if err != nil {
+		return err
+	}
+	for _, b := range f.Batches[there:] {
+		b.HeadRevision = head
+		if head, err = log.Append(ctx, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// errBegun: the ledger has begun in another way. It is events.ErrConflict.
+var errBegun = fmt.Errorf("%w: the ledger has begun in another way", events.ErrConflict)
+
+// read returns how many of the batches are in the ledger, and the head's revision.
+func (f Founding) read(ctx context.Context, log Log) (there int, head events.Revision, err error) {
+	info, err := log.Info(ctx)
+	if err != nil || info.Last == 0 {
+		return 0, 0, err
+	}
+	err = log.Follow(ctx, 1, func(e events.Entry) error {
+		key, parseErr := events.ParseKey(e.Key)
+		switch {
+		case parseErr != nil:
+		case key.Kind == events.KeyHead:
+			head = e.Revision
+		case key.Kind == events.KeyLog && int(key.N) <= len(f.Batches):
+			if events.Record(e.Value).Hash() != f.Batches[key.N-1].Record.Hash() {
+				return errBegun
+			}
+			there = max(there, int(key.N))
+		}
+		if e.Revision >= info.Last {
+			return errFound
+		}
+		return nil
+	})
+	if errors.Is(err, errFound) {
+		err = nil
+	}
+	return there, head, err
 }
 
 func (cfg FoundConfig) batch() (events.Batch, error) {
