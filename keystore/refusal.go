@@ -256,7 +256,7 @@ func (e *GrantedError) Unwrap() error   { return ErrRefused }
 
 // brief rounds a duration for people.
 func brief(d time.Duration) time.Duration {
-	if d < time.Minute {
+	if d < time.Second {
 		return d.Round(time.Millisecond)
 	}
 	return d.Round(time.Second)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 
 	"github.com/keytide/keytide/events"
 	"github.com/keytide/keytide/keystore"
@@ -51,7 +52,11 @@ func (m *Member) noteStanding() {
 		m.raise(Alarm{Kind: AlarmForgotten, Why: now.why(n)})
 	}
 	if before != now && n > 0 {
-		m.logger.Warn("standing of this server", "member", now.Member, "excluded", uint64(now.Excluded), "forgotten", uint64(now.Forgotten))
+		level := slog.LevelWarn
+		if now.Member && now.Excluded == 0 && now.Forgotten == 0 {
+			level = slog.LevelInfo // nothing is against it
+		}
+		m.logger.Log(context.Background(), level, "standing of this server", "member", now.Member, "excluded", uint64(now.Excluded), "forgotten", uint64(now.Forgotten))
 		wake(m.wakeSelf)
 	}
 }

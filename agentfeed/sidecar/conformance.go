@@ -14,7 +14,7 @@ func conformanceCommand(env Env) *cobra.Command {
 	var hostFile, format string
 	cmd := &cobra.Command{
 		Use:   "conformance URL --host-file FILE",
-		Short: "check that a server of the feed, and the proxies before it, do what they must",
+		Short: "check a server of the feed, and the proxies before it",
 		Long: `Check a server of the feed from outside, as one trusted host, through whatever
 stands before it. Nothing is changed. Each check is a line: good, or what the server
 did instead. It takes as long as a heartbeat takes to come, mostly 15 seconds, and

@@ -142,7 +142,7 @@ func factsOf(s adminapi.Status) []fact {
 			fact{what: "server " + v.ID + " agents", is: fmt.Sprintf("%d, %d of them behind", v.Agents, v.AgentsBehind)})
 	}
 	for _, r := range s.Rings {
-		facts = append(facts, fact{what: "ring " + r.Name, is: fmt.Sprintf("version %d, next rollover held by %s", r.Version, list(r.HeldBy))})
+		facts = append(facts, fact{what: "ring " + r.Name, is: fmt.Sprintf("version %d, %s", r.Version, heldBy(r.HeldBy))})
 	}
 	for _, a := range s.Alarms {
 		word := "stands"
@@ -152,6 +152,13 @@ func factsOf(s adminapi.Status) []fact {
 		facts = append(facts, fact{what: strings.TrimSpace(fmt.Sprintf("alarm %s %s %s", a.Kind, a.Ledger, a.Key)), is: word, why: a.Text})
 	}
 	return facts
+}
+
+func heldBy(servers []string) string {
+	if len(servers) == 0 {
+		return "confirmed by every server"
+	}
+	return "the next rollover is held by " + list(servers)
 }
 
 // document writes a line of JSON for each change.

@@ -84,8 +84,9 @@ var page = template.Must(template.New("page").Parse(`<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Keytide example</title>
 <style>
+:root { color-scheme: light dark; }
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto; padding: 0 1rem; }
-dt { color: #555; } dd { margin: 0 0 .5rem; } code { font-size: .95em; } form { display: inline; }
+dt { opacity: .7; } dd { margin: 0 0 .5rem; } code { font-size: .95em; } form { display: inline; }
 </style>
 <h1>Keytide example</h1>
 {{if .LoggedIn}}
