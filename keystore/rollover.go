@@ -1,6 +1,9 @@
 package keystore
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // A Confirmation is what one registered policy server has confirmed.
 type Confirmation struct {
@@ -9,6 +12,10 @@ type Confirmation struct {
 	Lacking        int  // agents connected to it that have not been given Applied
 	Excluded       bool // holds nothing up until it confirms again
 	Forgotten      bool // gone for good
+	// Stopped in order: no rollover waits for it until it is back. The end of old keys
+	// and of incidents does: once it is back it feeds at once, before it knows better,
+	// and its agents seal with what it had.
+	Stopped bool
 }
 
 // A Rollover is a request to roll a ring over.
@@ -183,11 +190,17 @@ func (r Ring) tooSoon(req Rollover) *TooSoonError {
 // Held is the guard. It returns nil when every server that counts has confirmed the
 // ring's keys, and at least one counts: no confirmation at all proves nothing.
 func (r Ring) Held(servers []Confirmation) *HeldError {
-	behind, confirmed := unconfirmed(servers, r.Changed)
+	behind, confirmed := unconfirmed(running(servers), r.Changed)
 	if confirmed > 0 && len(behind) == 0 {
 		return nil
 	}
 	return &HeldError{Ring: r.Name, Version: r.Version, Behind: behind}
+}
+
+// running leaves out the servers that ended in order: a rollover does not wait for
+// them, an incident does.
+func running(servers []Confirmation) []Confirmation {
+	return slices.DeleteFunc(slices.Clone(servers), func(s Confirmation) bool { return s.Stopped })
 }
 
 // unconfirmed lists the servers that count and have not confirmed event n, and says

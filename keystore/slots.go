@@ -151,7 +151,7 @@ func (r Ring) HoldSlot(slot, now time.Time, plan Plan, servers []Confirmation) (
 		return Change{}, invalidf("ring %s: nothing holds slot %s", r.Name, SlotText(slot))
 	}
 	c := Change{Kind: RolloverHeld, Ring: r.Name, Version: r.Version, Slot: slot.UTC()}
-	behind, _ := unconfirmed(servers, r.Changed)
+	behind, _ := unconfirmed(running(servers), r.Changed)
 	for _, b := range behind[:min(len(behind), maxHeldBy)] {
 		c.HeldBy = append(c.HeldBy, b.Server)
 	}

@@ -23,6 +23,7 @@ import (
 type Log interface {
 	events.Log
 	Info(ctx context.Context) (ledger.Info, error)
+	Newest(ctx context.Context, key string) (events.Entry, error)
 }
 
 // An Identity says which policy server a member is.
@@ -192,7 +193,7 @@ func (m *Member) runParts(ctx context.Context) error {
 	defer close(m.stopped)
 	m.noteStanding()
 	g, inner := errgroup.WithContext(ctx)
-	for _, part := range []func(context.Context){m.follow, m.beat, m.present, m.write, m.observe, m.comeBack} {
+	for _, part := range []func(context.Context){m.follow, m.beat, m.present, m.write, m.observe, m.comeBack, m.askAbsent} {
 		g.Go(func() error { part(inner); return nil })
 	}
 	g.Go(func() error {

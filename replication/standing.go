@@ -31,19 +31,17 @@ func standingOf(s *events.State, id Identity) Standing {
 	return Standing{Member: true, Excluded: member.Excluded}
 }
 
-// Standing says what the ledger says of this server.
-func (m *Member) Standing() Standing {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.standing
+// Standing says what the ledger says of this server. It must not be called while the
+// replica is read.
+func (m *Member) Standing() (now Standing) {
+	m.replica.Read(func(s *events.State) { now = standingOf(s, m.id) })
+	return now
 }
 
 // noteStanding looks at what the replica says of this server since it has shown
 // another state.
 func (m *Member) noteStanding() {
-	var now Standing
-	var n keystore.N
-	m.replica.Read(func(s *events.State) { now, n = standingOf(s, m.id), s.N() })
+	now, n := m.Standing(), m.replica.applied.load()
 	m.mu.Lock()
 	before := m.standing
 	m.standing = now

@@ -22,13 +22,14 @@ type Status struct {
 type Server struct {
 	ID            string     `json:"id"`
 	Region        string     `json:"region"`
-	State         string     `json:"state"` // fresh, stale, forked, halted
+	State         string     `json:"state"` // fresh, stale, forked, halted, stopped
 	N             keystore.N `json:"n"`     // of the key store's ledger, applied there
 	AgeMS         int64      `json:"age_ms"`
 	ClockOffsetMS int64      `json:"clock_offset_ms"`
 	Agents        int        `json:"agents"`
 	AgentsBehind  int        `json:"agents_behind"`
-	Why           string     `json:"why,omitempty"` // of a state other than fresh
+	Why           string     `json:"why,omitempty"`      // of a state other than fresh
+	Excluded      bool       `json:"excluded,omitempty"` // rollovers do not wait for it
 	// Fingerprint names the key with which the server signs events and exports.
 	Fingerprint string `json:"fingerprint,omitempty"`
 }
@@ -40,6 +41,7 @@ type RingStatus struct {
 	// HeldBy are the servers that hold up the next rollover: those that have not
 	// confirmed the present version.
 	HeldBy   []string  `json:"held_by"`
+	Behind   []Behind  `json:"behind,omitempty"`   // the same servers: by how much, and since when
 	NextSlot time.Time `json:"next_slot,omitzero"` // the schedule's next rollover
 	Hold     *Hold     `json:"hold,omitempty"`     // of the slot that waits
 	Incident *Incident `json:"incident,omitempty"` // open; absent: none

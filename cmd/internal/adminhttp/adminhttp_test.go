@@ -95,6 +95,15 @@ func (f *fake) Host(_ context.Context, name string) (adminapi.HostShown, error) 
 func (f *fake) RevokeHost(_ context.Context, actor, name string, req adminapi.RevokeHost) (adminapi.Revoked, error) {
 	return adminapi.Revoked{Host: name}, f.ask(actor, req)
 }
+func (f *fake) ServerShown(_ context.Context, id string) (adminapi.ServerShown, error) {
+	return adminapi.ServerShown{Server: adminapi.Server{ID: id}}, f.ask("", id)
+}
+func (f *fake) ExcludeServer(_ context.Context, actor, id string, req adminapi.LeaveOut) (adminapi.LeftOut, error) {
+	return adminapi.LeftOut{Server: id}, f.ask(actor, req)
+}
+func (f *fake) ForgetServer(_ context.Context, actor, id string, req adminapi.LeaveOut) (adminapi.LeftOut, error) {
+	return adminapi.LeftOut{Server: id}, f.ask(actor, req)
+}
 func (f *fake) CreateRing(_ context.Context, actor string, req adminapi.CreateRing) (adminapi.RingChanged, error) {
 	return adminapi.RingChanged{}, f.ask(actor, req)
 }

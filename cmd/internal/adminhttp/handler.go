@@ -50,6 +50,7 @@ func New(cfg Config) http.Handler {
 	a.hosts()
 	a.host()
 	a.hostTokens()
+	a.servers()
 	a.audit()
 	a.published()
 	a.streams(mux)

@@ -39,6 +39,8 @@ type Reader interface {
 	Export(ctx context.Context, span Span, w io.Writer) error
 	Hosts(ctx context.Context) (adminapi.Hosts, error)
 	Host(ctx context.Context, name string) (adminapi.HostShown, error)
+	// ServerShown shows one policy server, and what it costs to leave it out.
+	ServerShown(ctx context.Context, id string) (adminapi.ServerShown, error)
 }
 
 // A Changer commits events. Actor is whose token the request carried.
@@ -49,6 +51,8 @@ type Changer interface {
 	DeleteRing(ctx context.Context, actor string, name keystore.RingName, req adminapi.DeleteRing) (adminapi.RingDeleted, error)
 	RegisterHost(ctx context.Context, actor string, req adminapi.RegisterHost) (adminapi.Registered, error)
 	RevokeHost(ctx context.Context, actor, name string, req adminapi.RevokeHost) (adminapi.Revoked, error)
+	ExcludeServer(ctx context.Context, actor, id string, req adminapi.LeaveOut) (adminapi.LeftOut, error)
+	ForgetServer(ctx context.Context, actor, id string, req adminapi.LeaveOut) (adminapi.LeftOut, error)
 }
 
 // A Span bounds a history: from Since, inclusive, until Until, exclusive. A zero

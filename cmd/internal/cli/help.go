@@ -54,6 +54,29 @@ The first SIGINT or SIGTERM stops it in order, a second one at once.`,
 		example: `  keytide server --config /etc/keytide/keytide.yaml --check
   keytide server --config /etc/keytide/keytide.yaml`,
 	},
+	"keytide server exclude": {
+		long: `Let rollovers no longer wait for a policy server, because it is cut off for
+longer than a rollover may be held. It says what that costs and asks first;
+--dry-run says it alone.
+
+The server stays a member. Its exclusion ends by itself as soon as it is fresh
+again. Until then its agents open what others seal for one rollover more than
+it has seen, and are refused after that.`,
+		example: `  keytide server exclude ps-3 --dry-run
+  keytide server exclude ps-3 --reason "the site is without power until Tuesday"`,
+	},
+	"keytide server forget": {
+		long: `End a policy server for good, because its machine is lost or was taken down.
+It says what that costs and asks first; --dry-run says it alone. For a server
+that is invited and has not joined, it ends the invitation.
+
+What it signed stays valid; what it signs from then on is refused, and once it
+learns of it, it feeds nothing. It does not take the keys from its disk: if
+others have its machine, the keys have to be replaced. The id comes back by a
+new invitation, with a new key.`,
+		example: `  keytide server forget ps-3 --dry-run
+  keytide server forget ps-3 --reason "its machine was lost"`,
+	},
 	"keytide core": {
 		long:    `Make the core of a key store: the NATS servers that hold its ledgers.`,
 		example: `  keytide core init --dir /srv/keytide --store main --region eu --server ps-1`,

@@ -97,7 +97,10 @@ func (s *service) exported(ring keystore.Ring, req adminapi.Export) (bundle.Set,
 
 // fingerprint names the key with which this server signs.
 func (s *service) fingerprint() (name string) {
-	s.keys.Replica().Read(func(state *events.State) { name = fingerprintOf(state, s.id.Server) })
+	s.keys.Replica().Read(func(state *events.State) {
+		member, _ := state.Member(s.id.Server)
+		name = fingerprintOf(member)
+	})
 	return name
 }
 

@@ -100,6 +100,10 @@ func (s *site) start(ctx, front context.Context, g *errgroup.Group) error {
 	if faults := s.source.rebuild(); len(faults) > 0 {
 		return fmt.Errorf("the key store does not open: %w", errors.Join(faults...))
 	}
+	if err := s.closeForgotten(front); err != nil {
+		return err
+	}
+	g.Go(func() error { return s.watchStanding(front) })
 	g.Go(func() error { return s.source.run(front) })
 	g.Go(func() error { return s.retention.run(front) })
 	g.Go(func() error { return s.activation.run(front) })
@@ -160,7 +164,7 @@ func (s *site) announce(ctx context.Context, hooks Hooks) error {
 		}
 		ready.Client = filepath.Join(s.cfg.Dir, profileFile)
 	}
-	s.ready.Store(true)
+	s.ready.Store(!s.forgotten())
 	if hooks.Ready != nil && ctx.Err() == nil {
 		hooks.Ready(ready)
 	}

@@ -101,7 +101,7 @@ func (s *service) Status(context.Context) (adminapi.Status, error) {
 	}
 	for i, r := range rings {
 		answer.Rings[i] = adminapi.RingStatus{
-			Name: string(r.Name), Version: r.Version, HeldBy: behind(r, confirmed),
+			Name: string(r.Name), Version: r.Version, HeldBy: behind(r, confirmed), Behind: s.behindBy(r, confirmed),
 			NextSlot: r.NextSlot, Hold: holdView(r.Hold), Incident: s.incident(r, confirmed),
 		}
 	}
@@ -131,43 +131,9 @@ func (s *service) alarms() []adminapi.Alarm {
 	return alarms
 }
 
-// servers lists the policy servers: this one by what it knows of itself, others by
-// their records.
-func (s *service) servers(n keystore.N) []adminapi.Server {
-	fresh := s.keys.Freshness()
-	if hosts := s.hosts.Freshness(); fresh.State == events.Fresh && hosts.State != events.Fresh {
-		fresh = hosts
-	}
-	connected, lagging := s.agents()
-	servers := []adminapi.Server{{
-		ID: s.id.Server, Region: s.id.Region, State: fresh.State.String(), N: n, AgeMS: fresh.Age.Milliseconds(),
-		Agents: connected, AgentsBehind: lagging, Why: fresh.Why,
-	}}
-	for _, v := range s.keys.Servers() {
-		if v.Record.ID == s.id.Server {
-			continue
-		}
-		servers = append(servers, adminapi.Server{
-			ID: v.Record.ID, Region: v.Record.Region, State: v.Record.State.String(), N: v.Record.Applied.N,
-			AgeMS: v.Age.Milliseconds(), ClockOffsetMS: v.Record.ClockOffset.Milliseconds(),
-			Agents: int(v.Record.Agents), AgentsBehind: int(v.Record.AgentsBehind),
-		})
-	}
-	s.keys.Replica().Read(func(state *events.State) {
-		for i := range servers {
-			servers[i].Fingerprint = fingerprintOf(state, servers[i].ID)
-		}
-	})
-	return servers
-}
-
-// fingerprintOf names a member's key; empty for who is no member.
-func fingerprintOf(state *events.State, server string) string {
-	member, ok := state.Member(server)
-	if !ok {
-		return ""
-	}
-	name, err := bundle.FingerprintOf(member.PublicKey)
+// fingerprintOf names a member's key.
+func fingerprintOf(m events.Member) string {
+	name, err := bundle.FingerprintOf(m.PublicKey)
 	if err != nil {
 		return ""
 	}
@@ -184,48 +150,6 @@ func (s *service) agents() (connected, behind int) {
 		behind = connected
 	}
 	return connected, behind
-}
-
-// confirmer returns what every member of a state has confirmed: others by their
-// signed records as they stand now, this server by what is on its disk. What it
-// returns asks neither replica nor member for the state, so that it may be called
-// while the state is read.
-func (s *service) confirmer() func(*events.State) []keystore.Confirmation {
-	applied, lacking := make(map[string]keystore.N), make(map[string]int)
-	for _, v := range s.keys.Servers() {
-		applied[v.Record.ID], lacking[v.Record.ID] = v.Record.Applied.N, int(v.Record.AgentsBehind)
-	}
-	_, lacking[s.id.Server] = s.agents()
-	return func(state *events.State) []keystore.Confirmation {
-		applied[s.id.Server], _ = s.keys.Replica().Durable()
-		members := state.Members()
-		confirmed := make([]keystore.Confirmation, len(members))
-		for i, m := range members {
-			confirmed[i] = keystore.Confirmation{
-				Server: m.ID, Region: m.Region, Applied: applied[m.ID], Lacking: lacking[m.ID],
-				Excluded: m.Excluded != 0, Forgotten: m.Forgotten != 0,
-			}
-		}
-		return confirmed
-	}
-}
-
-// confirmations are those of the members as they are now.
-func (s *service) confirmations() (confirmed []keystore.Confirmation) {
-	from := s.confirmer()
-	s.keys.Replica().Read(func(state *events.State) { confirmed = from(state) })
-	return confirmed
-}
-
-// behind names the servers that have not confirmed a ring's keys.
-func behind(r keystore.Ring, confirmed []keystore.Confirmation) []string {
-	names := []string{}
-	for _, c := range confirmed {
-		if !c.Excluded && !c.Forgotten && c.Applied < r.Changed {
-			names = append(names, c.Server)
-		}
-	}
-	return names
 }
 
 // Reach implements adminhttp.Reader.
