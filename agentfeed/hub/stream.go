@@ -3,6 +3,7 @@ package hub
 import (
 	"errors"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -280,6 +281,7 @@ func (h *Hub) serveStream(w http.ResponseWriter, r *http.Request, g *grant) {
 		h.refuse(w, r, g, *problem(wire.NoState))
 		return
 	}
+	g.host = strings.Clone(g.host) // else the stream keeps the request's whole header
 	s := &stream{hub: h, grant: g, server: wire.NewNonce(),
 		done: make(chan struct{}), busy: true, due: dueHello | dueState}
 	var err error
