@@ -49,6 +49,7 @@ func (c *Client) apply(v string, state *wire.State, asOf time.Time, from *Status
 		}
 	}
 	c.servers = validServers(state.Servers)
+	c.located(state.Servers, state.Regions)
 	if state.CA == "" || checkCA([]byte(state.CA)) == nil {
 		c.ca = state.CA
 	}

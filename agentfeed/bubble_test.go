@@ -139,6 +139,11 @@ func (n *pipeNet) client(t *testing.T, hosts ...string) (*Client, func()) {
 
 func (n *pipeNet) cachedClient(t *testing.T, cacheFile string, hosts ...string) (*Client, func()) {
 	t.Helper()
+	return n.editedClient(t, cacheFile, func(*Client) {}, hosts...)
+}
+
+func (n *pipeNet) editedClient(t *testing.T, cacheFile string, edit func(*Client), hosts ...string) (*Client, func()) {
+	t.Helper()
 	secret := testMaterial(t, 1)
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &Client{host: HostFile{Host: "web-1", KID: secret.KID(), Secret: secret}, config: Config{CacheFile: cacheFile}, log: slog.New(slog.DiscardHandler),
@@ -146,6 +151,7 @@ func (n *pipeNet) cachedClient(t *testing.T, cacheFile string, hosts ...string) 
 	for _, h := range hosts {
 		c.host.Servers = append(c.host.Servers, "http://"+h)
 	}
+	edit(c)
 	n.seed++
 	f := &follower{client: c, random: rand.New(rand.NewPCG(n.seed, 2)), http: &http.Client{Transport: &http.Transport{DialContext: n.dial, IdleConnTimeout: 90 * time.Second}}}
 	c.start(ctx, f)

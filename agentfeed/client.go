@@ -50,9 +50,11 @@ type Status struct {
 type Client struct {
 	host   HostFile
 	config Config
-	log    *slog.Logger
-	cancel context.CancelFunc
-	done   chan struct{} // closed when the goroutines have ended
+
+	hostRegions map[string]string // of servers, as host says
+	log         *slog.Logger
+	cancel      context.CancelFunc
+	done        chan struct{} // closed when the goroutines have ended
 
 	mu         sync.Mutex // guards the fields below
 	changed    chan struct{}
@@ -62,8 +64,9 @@ type Client struct {
 	cacheErr   error       // Status.CacheErr
 	state      *wire.State // the newest, as it came; nil while there is none
 	position   wire.Position
-	servers    []string // as the newest state says
-	ca         string   // as the newest state says
+	servers    []string          // as the newest state says
+	ca         string            // as the newest state says
+	regions    map[string]string // of servers, as the newest state says
 	staleAfter time.Duration
 	maxStale   time.Duration // then the rings are expired; 0: never
 	expired    bool          // the rings are shown without sealing keys
@@ -97,7 +100,7 @@ func New(c Config) (*Client, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	client := &Client{
-		host: host, config: c, log: log.With("host", host.Host),
+		host: host, config: c, hostRegions: regionsOf(host.Servers, host.Regions), log: log.With("host", host.Host),
 		cancel: cancel, done: make(chan struct{}),
 		changed: make(chan struct{}), rings: make(map[keystore.RingName]*Ring),
 	}

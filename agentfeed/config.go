@@ -27,6 +27,10 @@ type Config struct {
 	Secret     keystore.Material // the shared secret
 	SecretFile string            // or the path of a file with it, in base64url
 
+	// Region is where the agent stands; it takes the place of the host file's. Servers of
+	// this region are asked before others. If neither says, all are alike.
+	Region string
+
 	// CacheFile is where the newest state is kept, sealed under the shared secret, so
 	// that the agent can start while no server can be reached. One client each may
 	// have a file. If empty, there is no cache and keys never touch a disk; without a
@@ -61,13 +65,16 @@ func (c Config) hostFile() (HostFile, error) {
 		}
 	}
 	if len(c.Servers) > 0 {
-		h.Servers = c.Servers
+		h.Servers, h.Regions = c.Servers, nil
 	}
 	if len(c.CA) > 0 {
 		h.CA = c.CA
 	}
 	if c.Host != "" {
 		h.Host = c.Host
+	}
+	if c.Region != "" {
+		h.Region = c.Region
 	}
 	if err := c.secret(&h); err != nil {
 		return HostFile{}, err

@@ -1,17 +1,13 @@
 package agentfeed
 
 import (
-	"cmp"
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/binary"
 	"errors"
 	"math/rand/v2"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -122,30 +118,6 @@ func (f *follower) trust(ca string) {
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-}
-
-// known returns the servers that the host file or the newest state names, in the
-// order in which this host asks them, and the CA bundle of the state.
-func (c *Client) known() (servers []string, ca string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	all := slices.Concat(c.servers, c.host.Servers)
-	for i, s := range all {
-		all[i] = strings.TrimSuffix(s, "/")
-	}
-	slices.Sort(all)
-	all = slices.Compact(all)
-	// Rendezvous hashing: hosts spread evenly over the servers, and each comes back
-	// to the same ones.
-	slices.SortStableFunc(all, func(a, b string) int {
-		return cmp.Compare(score(c.host.Host, a), score(c.host.Host, b))
-	})
-	return all, c.ca
-}
-
-func score(host, server string) uint64 {
-	sum := sha256.Sum256([]byte(host + "|" + server))
-	return binary.BigEndian.Uint64(sum[:])
 }
 
 // following returns the server after last, or the first.

@@ -18,6 +18,8 @@ import (
 // section 8).
 type HostFile struct {
 	Servers []string          // base URLs, https://host:port
+	Regions []string          // of Servers, in their order; or none
+	Region  string            // the agent's own; "" = not said
 	CA      []byte            // PEM; the only roots that are trusted at the start
 	Host    string            // the trusted host's name
 	KID     keystore.KID      // of Secret
@@ -72,6 +74,14 @@ func (h HostFile) Check() error {
 	for _, s := range h.Servers {
 		if err := checkServer(s); err != nil {
 			faults = append(faults, fmt.Errorf("servers: %w", err))
+		}
+	}
+	if err := checkRegions(h.Servers, h.Regions); err != nil {
+		faults = append(faults, fmt.Errorf("regions: %w", err))
+	}
+	if h.Region != "" {
+		if err := keystore.CheckName(h.Region); err != nil {
+			faults = append(faults, fmt.Errorf("region: %w", err))
 		}
 	}
 	if err := checkCA(h.CA); err != nil {
@@ -130,6 +140,15 @@ func (h HostFile) Encode() ([]byte, error) {
 	for _, s := range h.Servers {
 		fmt.Fprintf(&b, "  - %s\n", s)
 	}
+	if len(h.Regions) > 0 {
+		b.WriteString("regions:\n")
+		for _, r := range h.Regions {
+			fmt.Fprintf(&b, "  - %q\n", r)
+		}
+	}
+	if h.Region != "" {
+		fmt.Fprintf(&b, "region: %q\n", h.Region)
+	}
 	b.WriteString("ca: |\n")
 	for line := range strings.Lines(string(bytes.TrimSpace(h.CA))) {
 		b.WriteString("  " + strings.TrimSpace(line) + "\n")
@@ -175,23 +194,28 @@ func (p *hostFileParser) entry() error {
 	value = strings.TrimSpace(value)
 	switch key {
 	case "servers":
-		return p.servers(value)
+		return p.list(key, value, &p.file.Servers, checkServer)
+	case "regions":
+		return p.list(key, value, &p.file.Regions, keystore.CheckName)
 	case "ca":
 		return p.ca(value)
-	case "host", "kid", "secret":
+	case "host", "kid", "secret", "region":
 		text, err := plain(value)
 		if err != nil {
 			return fmt.Errorf("%s: %w", key, err)
 		}
 		return p.scalar(key, text)
 	}
-	return errors.New("unknown key; there are servers, ca, host, kid and secret")
+	return errors.New("unknown key; there are servers, regions, region, ca, host, kid and secret")
 }
 
 func (p *hostFileParser) scalar(key, text string) (err error) {
 	switch key {
 	case "host":
 		p.file.Host = text
+		err = keystore.CheckName(text)
+	case "region":
+		p.file.Region = text
 		err = keystore.CheckName(text)
 	case "kid":
 		p.file.KID, err = keystore.ParseKID(text)
@@ -214,10 +238,10 @@ func parseSecret(text string) (keystore.Material, error) {
 	return keystore.NewMaterial(raw)
 }
 
-// servers reads the lines of a list.
-func (p *hostFileParser) servers(value string) error {
+// list reads the lines of a list.
+func (p *hostFileParser) list(key, value string, into *[]string, check func(string) error) error {
 	if value != "" {
-		return errors.New("servers: want a list, one a line")
+		return fmt.Errorf("%s: want a list, one a line", key)
 	}
 	for ; p.next < len(p.lines); p.next++ {
 		line := p.lines[p.next]
@@ -231,12 +255,12 @@ func (p *hostFileParser) servers(value string) error {
 		p.at = p.next
 		text, err := plain(strings.TrimSpace(item))
 		if err == nil {
-			err = checkServer(text)
+			err = check(text)
 		}
 		if err != nil {
-			return fmt.Errorf("servers: %w", err)
+			return fmt.Errorf("%s: %w", key, err)
 		}
-		p.file.Servers = append(p.file.Servers, text)
+		*into = append(*into, text)
 	}
 	return nil
 }

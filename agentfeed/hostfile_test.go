@@ -31,6 +31,7 @@ func hostFileText(t testing.TB) string {
 func TestHostFileRoundTrip(t *testing.T) {
 	want := feedtest.NewServer(t).Host("web-1")
 	want.Servers = append(want.Servers, "https://ps-2.example:7443")
+	want.Regions, want.Region = []string{"eu", "us"}, "us"
 	content, err := want.Encode()
 	if err != nil {
 		t.Fatal(err)
@@ -44,13 +45,14 @@ func TestHostFileRoundTrip(t *testing.T) {
 	}
 	var general struct {
 		Servers         []string
+		Regions         []string
 		CA, Host, KID   string
 		SecretInTheFile string `yaml:"secret"`
 	}
 	if err := yaml.Unmarshal(content, &general); err != nil {
 		t.Fatalf("it is not YAML: %v", err)
 	}
-	if general.Host != "web-1" || general.CA != string(want.CA) || general.KID != want.KID.String() || len(general.SecretInTheFile) != 43 || len(general.Servers) != 2 {
+	if general.Host != "web-1" || general.CA != string(want.CA) || general.KID != want.KID.String() || len(general.SecretInTheFile) != 43 || len(general.Servers) != 2 || len(general.Regions) != 2 || general.Regions[1] != "us" {
 		t.Error("a general YAML reader reads it otherwise")
 	}
 }

@@ -127,7 +127,8 @@ func (s *session) reply(response *http.Response, from *Status) error {
 			s.issued = *state.ReceivedAt
 		}
 		from.named(envelope.Server)
-		return s.client.apply(envelope.V, &state, s.local(state.AsOf), from)
+		s.asOf = s.local(state.AsOf)
+		return s.client.apply(envelope.V, &state, s.asOf, from)
 	case http.StatusNotModified:
 		var beat wire.Beat
 		envelope, err := s.unseal(wire.EventBeat, []byte(response.Header.Get("Keytide-Heartbeat")), &beat)
@@ -139,7 +140,8 @@ func (s *session) reply(response *http.Response, from *Status) error {
 		}
 		s.issued = *beat.ReceivedAt
 		from.named(envelope.Server)
-		return s.client.beat(envelope.V, s.local(beat.AsOf), from)
+		s.asOf = s.local(beat.AsOf)
+		return s.client.beat(envelope.V, s.asOf, from)
 	}
 	return s.problem(response)
 }

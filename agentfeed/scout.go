@@ -13,27 +13,36 @@ import (
 const newer = time.Second
 
 // scout looks, while s is fed by a server that is stale for longer than patience,
-// for one that knows of a later time that the rings were current. It ends s with
-// errMoved when it has found one. Until the channel that it returns is closed it
-// runs, at most until ctx ends.
+// for one that knows of a later time that the rings were current; and, while s is fed
+// from another region, for a server of the agent's own. It ends s with errMoved or
+// errHome when it has found one. Until the channel that it returns is closed it runs,
+// at most until ctx ends.
 func (s *session) scout(ctx context.Context, end context.CancelCauseFunc, patience time.Duration) <-chan struct{} {
 	done := make(chan struct{})
 	random := rand.New(rand.NewPCG(s.follower.random.Uint64(), s.follower.random.Uint64()))
 	known := make(map[string]*server) // its own: the follower's are the follower's
 	go func() {
 		defer close(done)
+		var again time.Time // after a look that found none
+		home := time.Now().Add(between(homeward*4/5, homeward*6/5, random))
 		for {
-			wait := s.client.untilStale() + patience
-			if wait <= 0 {
-				if better := s.look(ctx, known); better != "" {
-					s.outcome.better = better
-					end(errMoved)
-					return
-				}
-				wait = between(pollInterval*4/5, pollInterval*6/5, random)
+			better, found := "", error(nil)
+			switch now := time.Now(); {
+			case !now.Before(home):
+				better, found = s.lookHome(ctx, known), errHome
+				home = time.Now().Add(between(homeward*4/5, homeward*6/5, random))
+			case s.client.untilStale()+patience <= 0 && !now.Before(again):
+				better, found = s.look(ctx, known), errMoved
+				again = time.Now().Add(between(pollInterval*4/5, pollInterval*6/5, random))
 			}
+			if better != "" {
+				s.outcome.better = better
+				end(found)
+				return
+			}
+			wait := max(s.client.untilStale()+patience, time.Until(again), time.Millisecond)
 			select {
-			case <-time.After(wait):
+			case <-time.After(min(wait, max(time.Until(home), time.Millisecond))):
 			case <-ctx.Done():
 				return
 			}
@@ -54,7 +63,7 @@ func (s *session) look(ctx context.Context, known map[string]*server) (better st
 			known[url] = &server{url: url}
 		}
 		before := s.client.provedAt()
-		err := s.glance(ctx, known[url])
+		_, err := s.glance(ctx, known[url])
 		if err == nil && s.client.provedAt().Sub(before) > newer {
 			return url
 		}
@@ -63,8 +72,8 @@ func (s *session) look(ctx context.Context, known map[string]*server) (better st
 	return ""
 }
 
-// glance polls a server once.
-func (s *session) glance(ctx context.Context, at *server) error {
+// glance polls a server once, and returns what that proved.
+func (s *session) glance(ctx context.Context, at *server) (time.Time, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	g := session{client: s.client, http: s.http, server: at}
@@ -72,9 +81,9 @@ func (s *session) glance(ctx context.Context, at *server) error {
 	defer g.watchdog.Stop()
 	_, err := g.poll(ctx, 0, nil)
 	if err != nil && errors.Is(context.Cause(ctx), errSilent) {
-		return fmt.Errorf("%s: %w", at.url, errSilent)
+		err = fmt.Errorf("%s: %w", at.url, errSilent)
 	}
-	return err
+	return g.asOf, err
 }
 
 // untilStale is the time until the rings are stale; negative when they are, and

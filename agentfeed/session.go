@@ -50,6 +50,7 @@ type session struct {
 	first     time.Time // when the first message opened
 	issued    time.Time // what the server's clock said at, or after, sent
 	beats     int       // heartbeats that came
+	asOf      time.Time // in the answer to a poll: what it proved, on this machine's clock
 }
 
 // run is fed until that ends. It always returns an error.
@@ -75,8 +76,8 @@ func (s *session) run(ctx context.Context) error {
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, errSilent):
 		err = fmt.Errorf("%s: %w", s.server.url, errSilent)
-	case errors.Is(cause, errMoved):
-		return errMoved
+	case errors.Is(cause, errMoved), errors.Is(cause, errHome):
+		return cause
 	}
 	if streams {
 		s.learn(err)

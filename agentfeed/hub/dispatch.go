@@ -94,16 +94,18 @@ func (d *dispatcher) pass() {
 }
 
 // tick gives the heartbeats that are due by now, a shard's at a time: thousands of
-// agents must not tick at once. Streams whose agents have hung up end here.
+// agents must not tick at once. The first comes half a period after the state at the
+// earliest: agents take two heartbeats for the sign that streams last. Streams whose agents have hung up end here.
 func (d *dispatcher) tick(now time.Time) {
 	r, _ := d.hub.look()
 	defer r.end()
 	var dueNow []*stream
 	for n := 0; n < shards && !now.Before(d.nextBeat); n++ {
 		for _, s := range d.hub.slots.shards[d.shard].all() {
-			if s.gone() {
+			switch {
+			case s.gone():
 				s.end(errHungUp)
-			} else if s.poke(dueBeat) {
+			case now.Sub(s.began) >= d.hub.config.Heartbeat/2 && s.poke(dueBeat):
 				dueNow = append(dueNow, s)
 			}
 		}

@@ -44,6 +44,7 @@ type State struct {
 	V       string // the position "<keys epoch>.<keys n>-<hosts epoch>.<hosts n>"
 	Rings   map[keystore.RingName]*keystore.KeySet
 	Servers []string // base URLs of the feed, such as https://ps-1:7443
+	Regions []string // of Servers, in their order; or none
 	CA      []byte   // PEM certificates that agents shall trust; may be empty
 }
 

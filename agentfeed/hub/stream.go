@@ -33,6 +33,7 @@ const (
 type stream struct {
 	hub     *Hub
 	grant   *grant
+	began   time.Time
 	poll    bool // it only waits: until it is told that something has changed
 	server  wire.Nonce
 	channel *wire.Channel // of whoever has made it busy
@@ -283,7 +284,7 @@ func (h *Hub) serveStream(w http.ResponseWriter, r *http.Request, g *grant) {
 	}
 	g.host = strings.Clone(g.host) // else the stream keeps the request's whole header
 	s := &stream{hub: h, grant: g, server: wire.NewNonce(),
-		done: make(chan struct{}), busy: true, due: dueHello | dueState}
+		began: time.Now(), done: make(chan struct{}), busy: true, due: dueHello | dueState}
 	var err error
 	if s.channel, err = wire.NewChannel(g.secret, g.host, g.nonce, s.server); err != nil {
 		h.broken(w, err)

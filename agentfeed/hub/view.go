@@ -17,12 +17,13 @@ import (
 type view struct {
 	rings   []*keystore.KeySet
 	servers []string
+	regions []string
 	ca      []byte
 }
 
 func (v *view) equal(o *view) bool {
 	return v == o || v != nil && o != nil &&
-		slices.Equal(v.rings, o.rings) && slices.Equal(v.servers, o.servers) && bytes.Equal(v.ca, o.ca)
+		slices.Equal(v.rings, o.rings) && slices.Equal(v.servers, o.servers) && slices.Equal(v.regions, o.regions) && bytes.Equal(v.ca, o.ca)
 }
 
 // A round is one look at the newest state. All streams that it finds due share what
@@ -74,7 +75,7 @@ func (r *round) view(host Host) *view {
 	if v := r.views[key]; v != nil {
 		return v
 	}
-	v := &view{servers: r.state.Servers, ca: r.state.CA}
+	v := &view{servers: r.state.Servers, regions: r.state.Regions, ca: r.state.CA}
 	for i, name := range names {
 		if set := r.state.Rings[name]; set != nil && (i == 0 || names[i-1] != name) {
 			v.rings = append(v.rings, set)
@@ -130,7 +131,7 @@ func (h *Hub) message(position string, v *view) wire.State {
 	m := wire.State{
 		V: position, AsOf: h.asOf(),
 		StaleAfter: int64(h.config.StaleAfter / time.Second), MaxStale: int64(h.config.MaxStale / time.Second),
-		Servers: v.servers, CA: string(v.ca),
+		Servers: v.servers, Regions: v.regions, CA: string(v.ca),
 		Rings: make([]wire.Ring, 0, len(v.rings)),
 	}
 	m.IssuedAt = h.now() // taken last: not before AsOf

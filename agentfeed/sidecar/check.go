@@ -24,6 +24,14 @@ func (c *Config) check(report strictyaml.Report) {
 			report("metrics.listen", "want host:port such as 127.0.0.1:7491, not %q", c.Metrics.Listen)
 		}
 	}
+	if c.Region != "" {
+		if err := keystore.CheckName(c.Region); err != nil {
+			report("region", "%v", err)
+		}
+	}
+	if c.PollInterval != 0 && c.PollInterval < time.Second {
+		report("poll_interval", "want 1s or more, not %v", c.PollInterval)
+	}
 	if err := fips.Check(c.FIPS); err != nil {
 		report("fips", "%v", err)
 	}

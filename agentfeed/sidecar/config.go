@@ -31,6 +31,16 @@ type Config struct {
 	// Metrics is where /metrics, /healthz and /readyz are served, in plain HTTP.
 	Metrics Metrics `yaml:"metrics"`
 
+	// Region is where the agent stands, in place of the host file's region: policy servers
+	// there are asked before others. If neither says, all are alike.
+	Region string `yaml:"region"`
+
+	// PollInterval is the time between two polls, give or take a fifth, where proxies let
+	// neither streams nor polls that wait through. If zero, 30 seconds; 1 second at least.
+	// A rollover reaches the agent that much later; beyond 45 s the agent may call itself
+	// stale between two polls.
+	PollInterval time.Duration `yaml:"poll_interval"`
+
 	// FIPS, if it is "required", lets the agent start only with a certified cryptographic
 	// module in FIPS 140-3 mode. If empty, it starts with any.
 	FIPS string `yaml:"fips"`

@@ -16,6 +16,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,6 +42,7 @@ func serveBare(in io.Reader, out io.Writer) error {
 		return err
 	}
 	defer listener.Close()
+	debug.SetGCPercent(40) // as a policy server does
 	s := &bareServer{config: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}}
 	go s.accept(listener)
 	fmt.Fprintf(out, "%s", ca)

@@ -94,7 +94,8 @@ type Registered struct {
 	ID      string     `json:"id"`
 	Secret  Secret     `json:"secret"` // 32 bytes, base64url without padding
 	Servers []string   `json:"servers"`
-	CA      string     `json:"ca"` // PEM
+	Regions []string   `json:"regions,omitempty"` // of Servers, in their order; or none
+	CA      string     `json:"ca"`                // PEM
 }
 
 // Secret is a shared secret's text on its one way to the administrator. Printing

@@ -48,7 +48,8 @@ type State struct {
 	StaleAfter int64     `json:"stale_after"` // seconds
 	MaxStale   int64     `json:"max_stale"`   // seconds; 0: never
 	Servers    []string  `json:"servers"`
-	CA         string    `json:"ca,omitempty"` // PEM
+	Regions    []string  `json:"regions,omitempty"` // of Servers, in their order; or none
+	CA         string    `json:"ca,omitempty"`      // PEM
 	Rings      []Ring    `json:"rings"`
 
 	ReceivedAt *time.Time `json:"received_at,omitempty"` // as in Beat

@@ -63,6 +63,7 @@ func (a *app) hostRegister() *cobra.Command {
 	}
 	out, change, grant := outputFlag(cmd), changeFlags(cmd), grantFlags(cmd)
 	rings := cmd.Flags().StringSlice("ring", nil, "a `RING` that the host may have; may be given again")
+	region := cmd.Flags().String("region", "", "the `REGION` where the host stands: its agents ask servers there first")
 	file := cmd.Flags().String("out", "", "the host `FILE` to write (default NAME.yaml here)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(*rings) == 0 {
@@ -72,6 +73,9 @@ func (a *app) hostRegister() *cobra.Command {
 			*file = args[0] + ".yaml"
 		}
 		granted, err := grant.read(cmd)
+		if err == nil && *region != "" {
+			err = keystore.CheckName(*region)
+		}
 		if err == nil {
 			err = writable(*file)
 		}
@@ -83,7 +87,7 @@ func (a *app) hostRegister() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			content, err := hostFile(done)
+			content, err := hostFile(done, *region)
 			if err == nil {
 				err = secretfile.Write(*file, content)
 			}
@@ -118,8 +122,8 @@ func writable(path string) error {
 	return errors.Join(probe.Close(), os.Remove(probe.Name()))
 }
 
-// hostFile is the agent's host file.
-func hostFile(r adminapi.Registered) ([]byte, error) {
+// hostFile is the host file of an agent in region, which may be empty.
+func hostFile(r adminapi.Registered, region string) ([]byte, error) {
 	kid, err := keystore.ParseKID(r.KID)
 	if err != nil {
 		return nil, err
@@ -133,5 +137,5 @@ func hostFile(r adminapi.Registered) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return agentfeed.HostFile{Servers: r.Servers, CA: []byte(r.CA), Host: r.Host, KID: kid, Secret: secret}.Encode()
+	return agentfeed.HostFile{Servers: r.Servers, Regions: r.Regions, Region: region, CA: []byte(r.CA), Host: r.Host, KID: kid, Secret: secret}.Encode()
 }

@@ -276,7 +276,7 @@ func (s *service) registered(receipt replication.Receipt, req adminapi.RegisterH
 	}
 	answer := adminapi.Registered{
 		Host: req.Name, Rings: ringNames(change.Rings), KID: change.Secret.KID.String(), N: receipt.N, ID: receipt.ID.String(),
-		Servers: s.source.servers, CA: string(s.source.ca),
+		Servers: s.source.servers, Regions: s.source.regions, CA: string(s.source.ca),
 	}
 	err = secret.Use(func(bytes []byte) error {
 		answer.Secret = adminapi.Secret(base64.RawURLEncoding.EncodeToString(bytes))

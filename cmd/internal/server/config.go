@@ -82,6 +82,9 @@ type Feed struct {
 	// servers. If empty, this server alone, at its listen address; at the name of
 	// the machine where that address is all of the machine's.
 	Servers []string `yaml:"servers"`
+	// Regions are where the servers of that list stand, in its order: agents that are
+	// told their own region ask servers of it before others. If empty, all are alike.
+	Regions []string `yaml:"regions"`
 	// Heartbeat is the time between two proofs of freshness that an agent gets. If
 	// zero, 15 seconds; 1 second at least. Longer, and agents notice later that a
 	// server is dead: after 2.5 of them. Shorter costs a write an agent each time.
@@ -188,6 +191,14 @@ func (c *Config) checkListeners(report strictyaml.Report) {
 	for i, server := range c.Feed.Servers {
 		if u, err := url.Parse(server); err != nil || u.Scheme != "https" || u.Host == "" {
 			report(fmt.Sprintf("feed.servers[%d]", i), "want https://HOST:PORT")
+		}
+	}
+	if n := len(c.Feed.Regions); n != 0 && n != len(c.Feed.Servers) {
+		report("feed.regions", "want one for each of feed.servers, in their order")
+	}
+	for i, region := range c.Feed.Regions {
+		if err := keystore.CheckName(region); err != nil {
+			report(fmt.Sprintf("feed.regions[%d]", i), "%v", err)
 		}
 	}
 }

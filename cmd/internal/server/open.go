@@ -223,9 +223,9 @@ func (s *site) slots(ctx context.Context, l openedLedger) ([][]byte, error) {
 
 // openSource joins the replicas with the feed.
 func (s *site) openSource(v *vault, signer ed25519.PrivateKey) error {
-	servers := s.cfg.Feed.Servers
+	servers, regions := s.cfg.Feed.Servers, s.cfg.Feed.Regions
 	if len(servers) == 0 {
-		servers = []string{s.feed.url()}
+		servers, regions = []string{s.feed.url()}, []string{s.cfg.Region}
 	}
 	caPath := s.cfg.Feed.CA
 	if caPath == "" {
@@ -236,7 +236,7 @@ func (s *site) openSource(v *vault, signer ed25519.PrivateKey) error {
 		return fmt.Errorf("the CA for agents: %w", err)
 	}
 	s.source = &source{
-		keys: s.keys, hosts: s.hosts, vault: v, servers: servers, ca: ca, log: s.log,
+		keys: s.keys, hosts: s.hosts, vault: v, servers: servers, regions: regions, ca: ca, log: s.log,
 		known: make(map[string]knownHost), unopened: make(map[string]bool), changed: make(chan struct{}),
 	}
 	s.hub, err = hub.New(hub.Config{

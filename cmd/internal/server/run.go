@@ -41,6 +41,7 @@ type Hooks struct {
 // Run serves until ctx ends, or a part dies, and then stops everything in reverse
 // order. It returns nil after an orderly stop.
 func Run(ctx context.Context, cfg Config, hooks Hooks) error {
+	leanHeap()
 	s, err := open(ctx, cfg, hooks.Logger)
 	if err != nil {
 		return err

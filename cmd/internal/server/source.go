@@ -22,6 +22,7 @@ type source struct {
 	keys, hosts *replication.Member
 	vault       *vault
 	servers     []string
+	regions     []string // of servers, or none
 	ca          []byte
 	log         *slog.Logger
 	unopened    map[string]bool // hosts whose secrets did not open; rebuild's alone
@@ -124,7 +125,7 @@ func (s *source) rebuild() []error {
 	known, more := s.openHosts(hosts)
 	faults = append(faults, more...)
 	s.noteFaults(faults)
-	s.publish(&hub.State{V: at.String(), Rings: sets, Servers: s.servers, CA: s.ca}, at, known)
+	s.publish(&hub.State{V: at.String(), Rings: sets, Servers: s.servers, Regions: s.regions, CA: s.ca}, at, known)
 	s.vault.forget(append(destroyed, destroyedKeys(s.rings, rings)...))
 	s.rings = rings
 	return faults
