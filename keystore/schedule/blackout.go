@@ -47,6 +47,9 @@ func newBlackout(weekly, dated []keystore.Span) (blackout, error) {
 	return b, nil
 }
 
+// none reports whether there are no windows at all.
+func (b blackout) none() bool { return b.week == nil && len(b.dated) == 0 }
+
 // weekly reports whether a window that comes each week covers this minute of it.
 func (b blackout) weekly(minute int) bool { return b.week != nil && b.week[minute] > 0 }
 
@@ -73,6 +76,9 @@ const maxMoves = 10_000
 
 // release returns t, or the first instant after it that no window covers.
 func (p *Plan) release(t time.Time) (time.Time, bool) {
+	if p.black.none() {
+		return t, true
+	}
 	for range maxMoves {
 		wall := p.zone.wall(t)
 		_, end, covered := p.black.at(wall)
@@ -91,6 +97,9 @@ func (p *Plan) release(t time.Time) (time.Time, bool) {
 // begin returns since when windows have covered every instant up to t, and false if
 // none covers t.
 func (p *Plan) begin(t time.Time) (time.Time, bool) {
+	if p.black.none() {
+		return t, false
+	}
 	found := false
 	for range maxMoves {
 		wall := p.zone.wall(t)
