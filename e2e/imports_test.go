@@ -30,7 +30,7 @@ var everything = []string{"keystore/...", "events/...", "replication/...", "agen
 // layers is the one way of imports: keystore ← events ← replication ← cmd and
 // keystore ← agentfeed ← cmd.
 var layers = []layer{
-	{folder: "keystore"},
+	{folder: "keystore", tests: []string{"keystore/schedule"}},
 	{folder: "keystore/secretfile"},
 	{folder: "keystore/fips", own: []string{"keystore"}},
 	{folder: "keystore/adminapi", own: []string{"keystore", "keystore/fips"}},

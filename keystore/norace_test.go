@@ -1,0 +1,5 @@
+//go:build !race
+
+package keystore_test
+
+const defaultModelSlots = 1_000_000
