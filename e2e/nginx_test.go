@@ -34,8 +34,8 @@ func tool(tb testing.TB, name string) string {
 // A front stands between agents and a policy server: it ends TLS with a certificate of
 // its own and speaks TLS again to the feed.
 type front struct {
-	url string
-	ca  []byte // PEM: its certificate
+	url, address string
+	ca           []byte // PEM: its certificate
 }
 
 // startNginx puts a real nginx before the site. more are lines for its location: without
@@ -44,7 +44,7 @@ type front struct {
 func startNginx(tb testing.TB, s *site, feedCA string, more ...string) *front {
 	tb.Helper()
 	dir, address := tb.TempDir(), freeAddress(tb)
-	n := &front{url: "https://" + address}
+	n := &front{url: "https://" + address, address: address}
 	key := filepath.Join(dir, "key.pem")
 	n.ca = writeCertificate(tb, filepath.Join(dir, "cert.pem"), key)
 	write(tb, filepath.Join(dir, "feed-ca.pem"), feedCA)
@@ -65,13 +65,7 @@ http {
 }
 `, dir, address, s.feed, strings.Join(more, "\n\t\t\t")))
 	start(tb, s.output, "", tool(tb, "nginx"), "-p", dir, "-e", "stderr", "-c", config)
-	eventually(tb, "nginx listens", func() error {
-		c, err := net.Dial("tcp", address)
-		if err != nil {
-			return err
-		}
-		return c.Close()
-	})
+	awaitListener(tb, address)
 	return n
 }
 
@@ -92,7 +86,11 @@ func write(tb testing.TB, path, content string) {
 	}
 }
 
-// writeCertificate writes a certificate for 127.0.0.1 that is its own CA, and its
+// frontName is a name that fronts have besides their address: agents take no HTTP proxy
+// to an address of loopback.
+const frontName = "feed.example"
+
+// writeCertificate writes a certificate for 127.0.0.1 and frontName that is its own CA, and its
 // key. It returns the certificate.
 func writeCertificate(tb testing.TB, certFile, keyFile string) []byte {
 	tb.Helper()
@@ -104,7 +102,7 @@ func writeCertificate(tb testing.TB, certFile, keyFile string) []byte {
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "proxy"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		IsCA: true, BasicConstraintsValid: true, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA: true, BasicConstraintsValid: true, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{frontName},
 	}
 	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
