@@ -14,14 +14,27 @@ import (
 	"github.com/keytide/keytide/events"
 )
 
-// The periods of a consumer. Two missed heartbeats are noticed after 2 s; the
-// server forgets a consumer that nobody has asked for 10 s.
-const (
-	createTimeout = 1500 * time.Millisecond
-	heartbeat     = time.Second
-	pullExpiry    = 3 * time.Second
-	inactive      = 10 * time.Second
-)
+const createTimeout = 1500 * time.Millisecond
+
+// A Pace is the periods of a consumer.
+type Pace struct {
+	// Heartbeat is how often the server says that there is nothing new. Two that are
+	// missed end following. From half a second to 30 s, and at most half of Expiry.
+	Heartbeat time.Duration
+	// Expiry is how long one request for messages lasts.
+	Expiry time.Duration
+	// Inactive is after how long the server forgets a consumer that nobody asks.
+	Inactive time.Duration
+}
+
+// DefaultPace notices a dead link within 2 s.
+func DefaultPace() Pace {
+	return Pace{Heartbeat: time.Second, Expiry: 3 * time.Second, Inactive: 10 * time.Second}
+}
+
+// SetPace sets the periods of every Follow to come. It is for tests that live through
+// months of virtual time, and must be called before any method.
+func (l *Ledger) SetPace(p Pace) { l.pace = p }
 
 // Follow makes a pull consumer that starts at revision from (0 is 1) and calls each
 // with every entry, until ctx ends, each returns an error, or something may have
@@ -42,7 +55,7 @@ func (l *Ledger) Follow(ctx context.Context, from Revision, each func(Entry) err
 		OptStartSeq:   uint64(max(from, 1)),
 		AckPolicy:     jetstream.AckNonePolicy,
 		MemoryStorage: true, Replicas: 1,
-		InactiveThreshold: inactive,
+		InactiveThreshold: l.pace.Inactive,
 	})
 	if err != nil {
 		return l.followError(ctx, err)
@@ -50,7 +63,7 @@ func (l *Ledger) Follow(ctx context.Context, from Revision, each func(Entry) err
 	f := &follower{bucket: l.bucket, each: each, ended: make(chan error, 1)}
 	defer f.close()
 	consuming, err := consumer.Consume(f.take,
-		jetstream.PullHeartbeat(heartbeat), jetstream.PullExpiry(pullExpiry),
+		jetstream.PullHeartbeat(l.pace.Heartbeat), jetstream.PullExpiry(l.pace.Expiry),
 		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { f.end(interrupted(err)) }))
 	if err != nil {
 		return l.followError(ctx, err)

@@ -28,6 +28,7 @@ type Ledger struct {
 	bucket string
 	stream string
 	usable func() error // nil: always
+	pace   Pace
 }
 
 var _ events.Log = (*Ledger)(nil)
@@ -114,7 +115,7 @@ func Bind(js jetstream.JetStream, bucket string, usable func() error) (*Ledger, 
 }
 
 func bind(js jetstream.JetStream, bucket string, usable func() error) *Ledger {
-	return &Ledger{nc: js.Conn(), js: js, bucket: bucket, stream: events.StreamName(bucket), usable: usable}
+	return &Ledger{nc: js.Conn(), js: js, bucket: bucket, stream: events.StreamName(bucket), usable: usable, pace: DefaultPace()}
 }
 
 // check asks whether the store may be used at all.

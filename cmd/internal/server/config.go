@@ -18,6 +18,7 @@ import (
 	"github.com/keytide/keytide/keystore/fips"
 	"github.com/keytide/keytide/keystore/seal"
 	"github.com/keytide/keytide/keystore/secretfile"
+	"github.com/keytide/keytide/replication"
 )
 
 // The feed's times where there are none, and their bounds.
@@ -46,8 +47,9 @@ type Config struct {
 	Metrics  Metrics `yaml:"metrics"`
 	FIPS     string  `yaml:"fips"` // required: only with a certified module in FIPS 140-3 mode; if empty, with any
 
-	nats string // address of the bus for other NATS tools; dev alone sets it
-	dev  bool   // the store must be a development store, and otherwise must not
+	pace func(*replication.MemberConfig) // for tests in virtual time: slower periods; nil: the defaults
+	nats string                          // address of the bus for other NATS tools; dev alone sets it
+	dev  bool                            // the store must be a development store, and otherwise must not
 
 	clockOffset time.Duration // of the feed's clock; dev alone sets it
 }

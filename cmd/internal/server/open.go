@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -184,14 +185,18 @@ func (s *site) openLedger(ctx context.Context, kind events.Kind, genesis events.
 
 // member makes the server's part in one ledger.
 func (s *site) member(l openedLedger, key ed25519.PrivateKey) (*replication.Member, error) {
-	return replication.New(replication.MemberConfig{
+	cfg := replication.MemberConfig{
 		Log: l.log, Replica: l.replica, Logger: s.log,
 		Identity: replication.Identity{
 			Server: s.id.Server, Region: s.id.Region, Address: s.feed.url(), Key: key,
 		},
 		Reconnect: l.nc.ForceReconnect,
 		Agents:    func() (connected, behind int) { return s.service.agents() },
-	})
+	}
+	if s.cfg.pace != nil {
+		s.cfg.pace(&cfg)
+	}
+	return replication.New(cfg)
 }
 
 // slots returns the key store key's unlock slots: the replica's, or, for a replica
@@ -248,7 +253,8 @@ func (s *site) openSource(v *vault, signer ed25519.PrivateKey) error {
 	}
 	s.service = &service{
 		id: s.id, keys: s.keys, hosts: s.hosts, vault: v, source: s.source, hub: s.hub, log: s.log,
-		reference: ownClock, generate: s.cfg.generates(), signer: signer,
+		generate: s.cfg.generates(), signer: signer,
+		reference: func() (time.Time, bool) { c := s.keys.Clock(); return c.Now, c.OK },
 	}
 	s.service.scheduler = newScheduler(s.service, s.log)
 	s.retention = newRetention(s.service, s.log)

@@ -31,11 +31,13 @@ type retention struct {
 	ages    map[keystore.N]time.Duration // by the event that retired the key
 	saved   map[keystore.N]time.Duration
 	last    time.Time // the round before; with a monotonic reading
+
+	period, save time.Duration // retentionPeriod and retentionSave; longer in tests that live through months
 }
 
 func newRetention(s *service, log *slog.Logger) *retention {
 	return &retention{
-		service: s, log: log,
+		service: s, log: log, period: retentionPeriod, save: retentionSave,
 		ages: make(map[keystore.N]time.Duration), saved: make(map[keystore.N]time.Duration),
 	}
 }
@@ -43,7 +45,7 @@ func newRetention(s *service, log *slog.Logger) *retention {
 // run goes round until ctx ends. A round that fails is logged, and the next one
 // tries again.
 func (r *retention) run(ctx context.Context) error {
-	ticker := time.NewTicker(retentionPeriod)
+	ticker := time.NewTicker(r.period)
 	defer ticker.Stop()
 	for {
 		if err := r.round(ctx, time.Now()); err != nil && ctx.Err() == nil {
@@ -61,7 +63,7 @@ func (r *retention) round(ctx context.Context, at time.Time) error {
 	elapsed := time.Duration(0)
 	if !r.last.IsZero() {
 		// A machine that slept counts no more than the rounds that it made.
-		elapsed = min(max(at.Sub(r.last), 0), 2*retentionPeriod)
+		elapsed = min(max(at.Sub(r.last), 0), 2*r.period)
 	}
 	r.last = at
 	if r.service.keys.Freshness().State != events.Fresh {
@@ -128,7 +130,7 @@ func (r *retention) older(n keystore.N, elapsed time.Duration) error {
 		return nil
 	}
 	r.ages[n] = age + elapsed
-	if r.ages[n]-r.saved[n] < retentionSave {
+	if r.ages[n]-r.saved[n] < r.save {
 		return nil
 	}
 	r.saved[n] = r.ages[n]

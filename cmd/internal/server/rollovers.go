@@ -22,9 +22,6 @@ import (
 // false where this server's clock is off it, or nobody knows.
 type reference func() (now time.Time, ok bool)
 
-// ownClock is the reference of a server that has no other to compare with.
-func ownClock() (time.Time, bool) { return now(), true }
-
 // now is the reference, or this server's clock where that is not known: what an
 // administrator asks for does not wait for a clock.
 func (s *service) now() time.Time {

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server/ats"
 	"go.uber.org/goleak"
 
 	"github.com/keytide/keytide/events"
@@ -40,6 +41,7 @@ func TestMain(m *testing.M) {
 		slog.Error("did not die", "err", err)
 		os.Exit(1)
 	}
+	ats.Register() // the NATS server's goroutine for access times must not be born in a bubble
 	os.Exit(m.Run())
 }
 
