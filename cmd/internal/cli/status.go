@@ -47,8 +47,11 @@ func printStatus(w io.Writer, s adminapi.Status) {
 			v.ID, v.Region, strconv.FormatUint(uint64(v.N), 10), milliseconds(v.AgeMS), milliseconds(v.ClockOffsetMS),
 			agents, v.State,
 		}
-		if v.Why != "" {
+		switch {
+		case v.Why != "":
 			servers[i][6] += ": " + v.Why
+		case v.Excluded:
+			servers[i][6] += ", excluded: rollovers do not wait for it"
 		}
 	}
 	printTable(w, []string{"SERVER", "REGION", "EVENT", "AGE", "CLOCK", "AGENTS", "STATE"}, servers)
@@ -62,9 +65,23 @@ func printStatus(w io.Writer, s adminapi.Status) {
 		rings[i] = []string{r.Name, strconv.FormatUint(uint64(r.Version), 10), next, list(r.HeldBy)}
 	}
 	printTable(w, []string{"RING", "VERSION", "NEXT ROLLOVER", "HELD BY"}, rings)
+	for _, r := range s.Rings {
+		for _, b := range r.Behind {
+			fmt.Fprintf(w, "\nring %s waits for %s (region %s): %s\n", r.Name, b.Server, b.Region, lag(b))
+		}
+	}
 	for _, alarm := range s.Alarms {
 		printAlarm(w, alarm)
 	}
+}
+
+// lag says how far a server is behind.
+func lag(b adminapi.Behind) string {
+	text := fmt.Sprintf("at event %d, needs %d", b.Applied, b.Needs)
+	if !b.Since.IsZero() {
+		text += "\n  behind since " + stamp(b.Since)
+	}
+	return text
 }
 
 func printAlarm(w io.Writer, a adminapi.Alarm) {

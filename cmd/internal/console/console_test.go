@@ -122,6 +122,26 @@ func TestPageSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
+// TestServersThatAreAway: of one that ended in order, and of one that is excluded, an
+// administrator knows; how far another is behind is told.
+func TestServersThatAreAway(t *testing.T) {
+	now := time.Now()
+	f := rolledOver(now)
+	since := now.Add(-2 * time.Minute)
+	f.status.Servers = append(f.status.Servers,
+		adminapi.Server{ID: "us-1", Region: "us", State: "stopped", N: 5, Why: "it ended in order"},
+		adminapi.Server{ID: "ap-1", Region: "ap", State: "stale", N: 3, Why: "excluded by event 4", Excluded: true},
+		adminapi.Server{ID: "sa-1", Region: "sa", State: "fresh", N: 3},
+	)
+	f.status.Rings[0].HeldBy = []string{"sa-1"}
+	f.status.Rings[0].Behind = []adminapi.Behind{{Server: "sa-1", Region: "sa", Applied: 3, Needs: 5, By: 2, Since: since}}
+	_, page := signedIn(t, f).get("/")
+	wantText(t, page,
+		"Worth a look server us-1 is stopped server ap-1 is stale, and excluded: rollovers do not wait for it ring sso waits for sa-1 to confirm version 3",
+		"stale excluded", "held by sa-1, 2 events behind since "+console.When(since, now),
+	)
+}
+
 func TestRefusedRolloverIsExplained(t *testing.T) {
 	f := rolledOver(time.Now())
 	f.refused = &adminapi.Problem{Type: adminapi.ProblemPrefix + "ring-full", Detail: "ring sso: 64 old keys"}

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"html/template"
 	"net/http"
 	"net/url"
@@ -121,7 +122,7 @@ func (c *console) read(r *http.Request, actor string) (*view, error) {
 		if err != nil {
 			return nil, err
 		}
-		rv.HeldBy = heldBy(status, ring.Name)
+		rv.HeldBy = heldBy(status, ring.Name, now)
 		v.Rings = append(v.Rings, rv)
 		events = append(events, rv.events...)
 	}
@@ -173,13 +174,23 @@ func (c *console) readRing(ctx context.Context, ring adminapi.Ring, now time.Tim
 	return rv, nil
 }
 
-func heldBy(status adminapi.Status, ring string) []string {
-	for _, r := range status.Rings {
-		if r.Name == ring {
-			return r.HeldBy
-		}
+// heldBy names the servers that hold a ring's next rollover, and by how much they are
+// behind.
+func heldBy(s adminapi.Status, name string, now time.Time) (holders []string) {
+	i := slices.IndexFunc(s.Rings, func(r adminapi.RingStatus) bool { return r.Name == name })
+	if i < 0 {
+		return nil
 	}
-	return nil
+	for _, server := range s.Rings[i].HeldBy {
+		for _, b := range s.Rings[i].Behind {
+			if b.Server == server && !b.Since.IsZero() {
+				server += fmt.Sprintf(", %s behind since %s", count(int(b.By), "event", "events"), moment{b.Since, now})
+				break
+			}
+		}
+		holders = append(holders, server)
+	}
+	return holders
 }
 
 func render(t *template.Template, name string, data any) ([]byte, error) {

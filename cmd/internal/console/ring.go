@@ -16,11 +16,11 @@ type ringView struct {
 	adminapi.Ring
 	Since   moment // the last rollover; zero: none that is known
 	Policy  policyView
-	Allowed bool   // a rollover now
-	Soonest moment // when min_interval allows one, if that is what refuses it
-	Refused string // why else it is refused
-	HeldBy  []string
-	Slot    moment // the schedule's next rollover; zero: none
+	Allowed bool     // a rollover now
+	Soonest moment   // when min_interval allows one, if that is what refuses it
+	Refused string   // why else it is refused
+	HeldBy  []string // servers, and by how much they are behind
+	Slot    moment   // the schedule's next rollover; zero: none
 	Reach   adminapi.Reach
 	Keys    []keyView
 	Ticks   []tick
@@ -41,7 +41,7 @@ func (r ringView) Lacking() string {
 }
 
 // Holding names the servers that hold the next rollover.
-func (r ringView) Holding() string { return strings.Join(r.HeldBy, ", ") }
+func (r ringView) Holding() string { return strings.Join(r.HeldBy, "; ") }
 
 // A policyView has durations without their noughts.
 type policyView struct{ MaxSession, Retain, MinInterval, Schedule string }

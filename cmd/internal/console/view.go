@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keytide/keytide/events"
 	"github.com/keytide/keytide/keystore"
 	"github.com/keytide/keytide/keystore/adminapi"
 )
@@ -53,11 +54,18 @@ func verdictOf(s adminapi.Status) verdict {
 	}
 	for _, each := range s.Servers {
 		agents, behind = agents+each.Agents, behind+each.AgentsBehind
-		if each.State == "fresh" {
+		text := fmt.Sprintf("server %s is %s", each.ID, each.State)
+		switch level(each) {
+		case "good":
 			fresh++
-			continue
+		case "warn":
+			if each.Excluded {
+				text += ", and excluded: rollovers do not wait for it"
+			}
+			warn = append(warn, text)
+		default:
+			bad = append(bad, text)
 		}
-		bad = append(bad, fmt.Sprintf("server %s is %s", each.ID, each.State))
 	}
 	for _, r := range s.Rings {
 		if len(r.HeldBy) > 0 {
@@ -99,6 +107,18 @@ func count(n int, one, many string) string {
 	return fmt.Sprintf("%d %s", n, many)
 }
 
+// level says how bad a server's state is. Of one that ended in order, or that is
+// excluded, an administrator knows.
+func level(s adminapi.Server) string {
+	switch {
+	case s.State == events.Stopped.String(), s.Excluded:
+		return "warn"
+	case s.State == events.Fresh.String():
+		return "good"
+	}
+	return "bad"
+}
+
 type serverView struct {
 	adminapi.Server
 	Level  string
@@ -110,10 +130,7 @@ type serverView struct {
 func serversView(s adminapi.Status) []serverView {
 	views := make([]serverView, len(s.Servers))
 	for i, each := range s.Servers {
-		v := serverView{Server: each, Level: "bad", Proof: brief(time.Duration(each.AgeMS)*time.Millisecond) + " ago"}
-		if each.State == "fresh" {
-			v.Level = "good"
-		}
+		v := serverView{Server: each, Level: level(each), Proof: brief(time.Duration(each.AgeMS)*time.Millisecond) + " ago"}
 		if each.N < s.N {
 			v.Behind = s.N - each.N
 		}
