@@ -316,9 +316,9 @@ them out of use.`,
 within a second. It asks first.
 
 Agents that are cut off keep the keys that they have. If the host was lost or
-broken into, roll its rings over twice, as the answer says: after the first
-rollover a key that it knew as the future one seals, after the second none that
-it knew. What the old keys sealed opens until their retention is over.`,
+broken into, roll its rings over with --fresh, as the answer says: then no key
+that it knew seals, now or next. What the old keys sealed opens until their
+retention is over; with --emergency nothing does, and everybody is logged out.`,
 		example: `  keytide host revoke web-1 --reason "retired"
   keytide host revoke web-1 --yes -o json`,
 	},

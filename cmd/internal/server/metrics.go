@@ -28,6 +28,9 @@ var (
 	metricRefuse = metric("keytide_admin_requests_refused_total", "Requests to the admin API that came without a good token.", "why")
 	metricCert   = metric("keytide_certificate_not_after_seconds", "Unix time at which the listener's certificate ends.", "listener")
 	metricHeld   = metric("keytide_ring_held", "Servers that hold the ring's next rollover.", "ring")
+	metricSlot   = metric("keytide_ring_next_slot_seconds", "Unix time of the ring's next scheduled rollover; absent: it has no schedule.", "ring")
+	metricHold   = metric("keytide_ring_hold_seconds", "How long the guard has held a slot that is due; 0: it holds none.", "ring")
+	metricOpen   = metric("keytide_ring_incident_open", "1 while not everybody has confirmed an emergency rollover.", "ring")
 )
 
 func metric(name, help string, labels ...string) *prometheus.Desc {
@@ -38,7 +41,7 @@ func metric(name, help string, labels ...string) *prometheus.Desc {
 func (c collector) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		metricEvent, metricFresh, metricAge, metricAlarms, metricAgents, metricBehind, metricRing, metricHeld, metricRefuse,
-		metricCert,
+		metricCert, metricSlot, metricHold, metricOpen,
 	} {
 		to <- d
 	}
@@ -60,6 +63,9 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 			}
 		}
 		gauge(metricEvent, float64(n), ledger)
+		if m == c.site.keys {
+			standing += len(c.site.service.ringAlarms())
+		}
 		gauge(metricFresh, flag(fresh.State == events.Fresh), ledger)
 		gauge(metricAge, fresh.Age.Seconds(), ledger)
 		gauge(metricAlarms, float64(standing), ledger)
@@ -80,6 +86,15 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	for _, r := range rings {
 		gauge(metricRing, float64(r.Version), string(r.Name))
 		gauge(metricHeld, float64(len(behind(r, confirmed))), string(r.Name))
+		if !r.NextSlot.IsZero() {
+			gauge(metricSlot, float64(r.NextSlot.Unix()), string(r.Name))
+		}
+		held := time.Duration(0)
+		if !r.Hold.IsZero() {
+			held = max(time.Since(r.Hold.Since), 0)
+		}
+		gauge(metricHold, held.Seconds(), string(r.Name))
+		gauge(metricOpen, flag(r.Incident.N != 0), string(r.Name))
 	}
 }
 

@@ -76,8 +76,8 @@ func (s *service) known(h host.Host) []adminapi.HostKeys {
 	return known
 }
 
-// answers are the commands that take keys out of use which a revoked host knows. One
-// rollover is not enough while it knows the future key: that would seal next.
+// answers are the commands that take keys out of use which a revoked host knows: while
+// it knows the future key, that would seal next.
 func answers(name string, known []adminapi.HostKeys) []string {
 	commands := []string{}
 	for _, ring := range known {
@@ -87,7 +87,7 @@ func answers(name string, known []adminapi.HostKeys) []string {
 		rollover := fmt.Sprintf("keytide rollover %s --wait --reason 'host %s is revoked'", ring.Ring, name)
 		switch {
 		case knows(keystore.Future):
-			commands = append(commands, rollover, rollover+" --force")
+			commands = append(commands, rollover+" --fresh --force")
 		case knows(keystore.Current):
 			commands = append(commands, rollover+" --force")
 		}

@@ -156,8 +156,28 @@ func (s *scheduler) tend(ctx context.Context, ring keystore.Ring, now time.Time)
 			"servers have not confirmed the version before", func(r keystore.Ring, servers []keystore.Confirmation) (keystore.Change, error) {
 				return r.HoldSlot(due.Slot, now, plan, servers)
 			})
+	case ring.Policy.MaxHold > 0 && now.Sub(ring.Hold.Since) >= ring.Policy.MaxHold:
+		return s.exclude(ctx, ring, servers)
 	}
 	return nil
+}
+
+// exclude leaves the servers out that have held a slot for as long as the policy lets
+// them. Each counts again by itself once it confirms.
+func (s *scheduler) exclude(ctx context.Context, ring keystore.Ring, servers []keystore.Confirmation) error {
+	ctx, cancel := context.WithTimeout(ctx, schedulerLimit)
+	defer cancel()
+	var faults []error
+	for _, c := range late(ring, servers) {
+		_, err := s.service.leaveOut(ctx, "keytide", adminapi.LeaveOut{Intent: adminapi.Intent{
+			Request: fmt.Sprintf("max-hold/%s/%d", c.Server, ring.Last.N),
+			Reason:  fmt.Sprintf("it held the rollover of ring %s for max_hold %v", ring.Name, ring.Policy.MaxHold),
+		}}, events.ServerChange{Type: events.TypeServerExcluded, ID: c.Server, Cause: events.ByMaxHold})
+		if !errors.Is(err, keystore.ErrExists) {
+			faults = append(faults, err)
+		}
+	}
+	return errors.Join(faults...)
 }
 
 // answer rolls a ring over for its slot.

@@ -235,6 +235,34 @@ func TestStaleServerStartsNothing(t *testing.T) {
 	})
 }
 
+// After max_hold, who holds the slot is excluded, and the rollover goes on.
+func TestMaxHoldExcludesWhoHolds(t *testing.T) {
+	inVirtualTime(t, nil, func(t *testing.T, v *virtual) {
+		hold := "6h"
+		if _, err := v.service.SetPolicy(t.Context(), "alice", devRing, adminapi.SetPolicy{Intent: intent(), Policy: adminapi.PolicyChange{MaxHold: &hold}}); err != nil {
+			t.Fatal(err)
+		}
+		v.silent(t)
+		time.Sleep(3 * time.Hour)
+		n := v.at()
+		v.toSlot(t)
+		time.Sleep(6*time.Hour - 10*time.Second)
+		if got := v.types(t, n); !slices.Equal(got, []string{"rollover_held"}) {
+			t.Errorf("events before max_hold = %v, want the hold alone", got)
+		}
+		v.settle()
+		v.settle()
+		if got := v.types(t, n); !slices.Equal(got, []string{"rollover_held", "hold_ended", "rollover"}) {
+			t.Errorf("events after max_hold = %v, want the hold's end and the rollover", got)
+		}
+		var member events.Member
+		v.keys.Replica().Read(func(state *events.State) { member, _ = state.Member("ps-2") })
+		if member.Excluded == 0 {
+			t.Error("server ps-2 is not excluded")
+		}
+	})
+}
+
 // A rollover by force takes the held slot's place; the hold ends although the guard
 // would still hold.
 func TestForcedRolloverEndsTheHold(t *testing.T) {
