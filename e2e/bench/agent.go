@@ -18,7 +18,9 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/goccy/go-yaml"
@@ -75,11 +77,81 @@ type feed struct {
 	aead    cipher.AEAD
 	n       uint64
 	version uint64 // of the ring
+	seen    *checked
+
+	data, ct, plain, aad []byte // used again and again
+}
+
+// checked remembers the rings of the newest state that an agent has checked. The agents
+// of one process share it, as they share the processors with the server: each opens its
+// own events, and compares what is in them with what was checked byte by byte.
+type checked struct {
+	newest atomic.Pointer[checkedRings]
+}
+
+type checkedRings struct {
+	text    []byte
+	version uint64
+}
+
+// version checks the rings of a state and returns the one ring's version.
+func (c *checked) version(state []byte) (uint64, error) {
+	at := bytes.Index(state, []byte(`"rings":`))
+	if at < 0 {
+		return 0, errors.New("a state without rings")
+	}
+	if known := c.newest.Load(); known != nil && bytes.Equal(known.text, state[at:]) {
+		return known.version, nil
+	}
+	version, err := checkRings(state)
+	if err == nil {
+		c.newest.Store(&checkedRings{bytes.Clone(state[at:]), version})
+	}
+	return version, err
+}
+
+// checkRings checks that there is one ring, that each key's bytes have its id, and that
+// one key seals.
+func checkRings(text []byte) (uint64, error) {
+	var state struct {
+		Rings []struct {
+			Version uint64 `json:"version"`
+			Keys    []struct {
+				KID   string `json:"kid"`
+				Seals bool   `json:"seals"`
+				K     string `json:"k"`
+			} `json:"keys"`
+		} `json:"rings"`
+	}
+	if err := json.Unmarshal(text, &state); err != nil {
+		return 0, err
+	}
+	if len(state.Rings) != 1 {
+		return 0, fmt.Errorf("a state of %d rings", len(state.Rings))
+	}
+	sealing := 0
+	for _, k := range state.Rings[0].Keys {
+		raw, err := base64.RawURLEncoding.DecodeString(k.K)
+		if err != nil {
+			return 0, err
+		}
+		derived, err := hkdf.Expand(sha256.New, raw, "kt1 kid", 8)
+		if err != nil || hex.EncodeToString(derived) != k.KID {
+			return 0, fmt.Errorf("key %s has another key's bytes", k.KID)
+		}
+		if k.Seals {
+			sealing++
+		}
+	}
+	if sealing != 1 {
+		return 0, fmt.Errorf("%d keys seal", sealing)
+	}
+	return state.Rings[0].Version, nil
 }
 
 // dialFeed opens a stream over a connection that is open, and reads until the agent
 // has its ring.
-func dialFeed(conn *tls.Conn, h *hostFile) (*feed, error) {
+func dialFeed(conn *tls.Conn, h *hostFile, seen *checked) (*feed, error) {
 	request, nonce := h.request()
 	if _, err := conn.Write(request); err != nil {
 		return nil, err
@@ -93,7 +165,7 @@ func dialFeed(conn *tls.Conn, h *hostFile) (*feed, error) {
 		body, _ := io.ReadAll(io.LimitReader(response.Body, 300))
 		return nil, fmt.Errorf("%s: %s", response.Status, body)
 	}
-	f := &feed{conn: conn, host: h, nonce: nonce, lines: bufio.NewReaderSize(response.Body, 1024)}
+	f := &feed{conn: conn, host: h, seen: seen, nonce: nonce, lines: bufio.NewReaderSize(response.Body, 4096)}
 	for f.version == 0 {
 		if err := f.next(); err != nil {
 			return nil, err
@@ -107,7 +179,6 @@ var errBye = errors.New("the server ends the stream")
 // next reads one event, opens it and checks it.
 func (f *feed) next() error {
 	var name string
-	var data []byte
 	for {
 		line, err := f.line()
 		if err != nil {
@@ -119,16 +190,16 @@ func (f *feed) next() error {
 		if value, ok := bytes.CutPrefix(line, []byte("event: ")); ok {
 			name = string(value)
 		} else if value, ok := bytes.CutPrefix(line, []byte("data: ")); ok {
-			data = bytes.Clone(value)
+			f.data = append(f.data[:0], value...)
 		}
 	}
 	switch name {
 	case "hello":
-		return f.hello(data)
+		return f.hello(f.data)
 	case "ring", "hb":
-		return f.sealed(name, data)
+		return f.sealed(name, f.data)
 	case "bye", "problem":
-		return fmt.Errorf("%w: %s", errBye, data)
+		return fmt.Errorf("%w: %s", errBye, f.data)
 	}
 	return nil
 }
@@ -173,61 +244,33 @@ func (f *feed) hello(data []byte) error {
 	return err
 }
 
-// A ringState is the part of a state that the agent checks.
-type ringState struct {
-	V     string `json:"v"`
-	Rings []struct {
-		Name    string `json:"name"`
-		Version uint64 `json:"version"`
-		Keys    []struct {
-			KID   string `json:"kid"`
-			Seals bool   `json:"seals"`
-			K     string `json:"k"`
-		} `json:"keys"`
-	} `json:"rings"`
-}
-
+// sealed opens the next sealed event and checks it. It reads an envelope as this server
+// writes it: an agent reads any JSON.
 func (f *feed) sealed(name string, data []byte) error {
-	var e struct {
-		V  string `json:"v"`
-		N  uint64 `json:"n"`
-		CT string `json:"ct"`
+	v, rest, ok1 := bytes.Cut(bytes.TrimPrefix(data, []byte(`{"v":"`)), []byte(`","n":`))
+	n, rest, ok2 := bytes.Cut(rest, []byte(`,"ct":"`))
+	text, ok3 := bytes.CutSuffix(rest, []byte(`"}`))
+	f.n++
+	if !ok1 || !ok2 || !ok3 || string(n) != strconv.FormatUint(f.n, 10) || f.aead == nil {
+		return fmt.Errorf("%s is not message %d: %.80s", name, f.n, data)
 	}
-	if err := json.Unmarshal(data, &e); err != nil {
-		return err
+	ct, err := base64.RawURLEncoding.AppendDecode(f.ct[:0], text)
+	if f.ct = ct; err != nil || len(ct) < 12 {
+		return fmt.Errorf("%s %d is not base64url", name, f.n)
 	}
-	ct, err := base64.RawURLEncoding.DecodeString(e.CT)
-	if f.n++; err != nil || e.N != f.n || f.aead == nil || len(ct) < 12 {
-		return fmt.Errorf("%s %d is not message %d: %v", name, e.N, f.n, err)
-	}
-	plain, err := f.aead.Open(nil, ct[:12], ct[12:], fmt.Appendf(nil, "keytide/v1|%s|%s|%s|%d", name, f.host.Host, e.V, e.N))
+	f.aad = fmt.Appendf(f.aad[:0], "keytide/v1|%s|%s|%s|%s", name, f.host.Host, v, n)
+	plain, err := f.aead.Open(f.plain[:0], ct[:12], ct[12:], f.aad)
 	if err != nil || name == "hb" {
 		return err
 	}
-	var state ringState
-	if err := json.Unmarshal(plain, &state); err != nil {
-		return err
+	f.plain = plain
+	if !bytes.HasPrefix(plain, fmt.Appendf(nil, `{"v":"%s",`, v)) {
+		return fmt.Errorf("a state that is not at its envelope's position %s", v)
 	}
-	if state.V != e.V || len(state.Rings) != 1 || state.Rings[0].Version < f.version {
-		return fmt.Errorf("a state at %s with %d rings after version %d", state.V, len(state.Rings), f.version)
+	version, err := f.seen.version(plain)
+	if err == nil && version < f.version {
+		err = fmt.Errorf("version %d after %d", version, f.version)
 	}
-	sealing := 0
-	for _, k := range state.Rings[0].Keys {
-		raw, err := base64.RawURLEncoding.DecodeString(k.K)
-		if err != nil {
-			return err
-		}
-		kid, err := hkdf.Expand(sha256.New, raw, "kt1 kid", 8)
-		if err != nil || hex.EncodeToString(kid) != k.KID {
-			return fmt.Errorf("key %s has another key's bytes", k.KID)
-		}
-		if k.Seals {
-			sealing++
-		}
-	}
-	if sealing != 1 {
-		return fmt.Errorf("%d keys seal", sealing)
-	}
-	f.version = state.Rings[0].Version
-	return nil
+	f.version = version
+	return err
 }

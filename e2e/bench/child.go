@@ -83,6 +83,13 @@ func (c *child) cpu() (time.Duration, error) {
 	return time.Duration(user+system) * tick, errors.Join(err1, err2)
 }
 
+// ownCPU is the processor time that this process has used.
+func ownCPU() time.Duration {
+	var usage syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &usage) // fails for other targets only
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
 // memory returns what is resident of the process, now and at most so far.
 func (c *child) memory() (now, peak int64, err error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.cmd.Process.Pid))

@@ -19,7 +19,7 @@ import (
 const agentsPerSource = 20_000
 
 // connectPatience bounds how long an agent tries to be served.
-const connectPatience = 60 * time.Second
+const connectPatience = 2 * time.Minute
 
 // A fleet is many agents of one server in this process, of a real feed or of a bare
 // server of TLS. What an agent finds wrong ends the measurement.
@@ -28,6 +28,7 @@ type fleet struct {
 	tls     *tls.Config
 	hosts   []*hostFile // nil: the server is a bare one, which sends bareSize bytes
 	size    int
+	seen    checked
 
 	mu      sync.Mutex // guards the fields below
 	conns   []net.Conn
@@ -133,16 +134,22 @@ func (f *fleet) open(ctx context.Context, i int) (net.Conn, func() (uint64, erro
 	if f.hosts == nil {
 		next := bareMessages(conn, f.size)
 		_, err := next() // as the feed's first state
-		if !stop() || err != nil {
+		if !stop() {
+			err = ctx.Err()
+		}
+		if err != nil {
 			conn.Close()
-			return nil, nil, fmt.Errorf("no first message: %v", err)
+			return nil, nil, fmt.Errorf("no first message: %w", err)
 		}
 		return conn, next, nil
 	}
-	opened, err := dialFeed(conn, f.hosts[i%len(f.hosts)])
-	if !stop() || err != nil {
+	opened, err := dialFeed(conn, f.hosts[i%len(f.hosts)], &f.seen)
+	if !stop() {
+		err = ctx.Err()
+	}
+	if err != nil {
 		conn.Close()
-		return nil, nil, fmt.Errorf("not served: %v", err)
+		return nil, nil, fmt.Errorf("not served: %w", err)
 	}
 	return conn, func() (uint64, error) {
 		err := opened.next()
@@ -168,7 +175,7 @@ func (f *fleet) stuck(ctx context.Context, agents int) error {
 		if err != nil {
 			return err
 		}
-		if _, err := dialFeed(conn, f.hosts[i%len(f.hosts)]); err != nil {
+		if _, err := dialFeed(conn, f.hosts[i%len(f.hosts)], &f.seen); err != nil {
 			return err
 		}
 		f.mu.Lock()
