@@ -56,6 +56,8 @@ type Client struct {
 	cancel      context.CancelFunc
 	done        chan struct{} // closed when the goroutines have ended
 
+	tickets ticketHTTP
+
 	mu         sync.Mutex // guards the fields below
 	changed    chan struct{}
 	rings      map[keystore.RingName]*Ring
@@ -127,6 +129,7 @@ func (c *Client) start(ctx context.Context, f *follower) {
 func (c *Client) Close() error {
 	c.cancel()
 	<-c.done
+	c.tickets.close()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.expiry != nil {

@@ -103,13 +103,17 @@ func (f *follower) trust(ca string) {
 	if f.http != nil {
 		f.http.CloseIdleConnections()
 	}
+	f.http, f.ca = f.client.httpClient(ca), ca
+}
+
+// httpClient trusts the host file's certificates and those of a bundle.
+func (c *Client) httpClient(ca string) *http.Client {
 	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(f.client.host.CA)
+	roots.AppendCertsFromPEM(c.host.CA)
 	roots.AppendCertsFromPEM([]byte(ca))
-	f.ca = ca
-	f.http = &http.Client{
+	return &http.Client{
 		Transport: &http.Transport{
-			Proxy:               f.client.config.Proxy,
+			Proxy:               c.config.Proxy,
 			TLSClientConfig:     &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13},
 			TLSHandshakeTimeout: headTimeout,
 			MaxIdleConns:        2, // polls keep their connection; a glance at another server has one too

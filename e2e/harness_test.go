@@ -23,6 +23,9 @@ import (
 var binaries string
 
 func TestMain(m *testing.M) {
+	if file := os.Getenv(ticketUser); file != "" {
+		os.Exit(useTickets(file))
+	}
 	flag.Parse()
 	os.Exit(buildAndRun(m))
 }

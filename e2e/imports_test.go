@@ -34,14 +34,14 @@ var layers = []layer{
 	{folder: "keystore/secretfile"},
 	{folder: "keystore/fips", own: []string{"keystore"}},
 	{folder: "keystore/adminapi", own: []string{"keystore", "keystore/fips"}},
-	{folder: "keystore/host", own: []string{"keystore"}},
+	{folder: "keystore/host", own: []string{"keystore", "keystore/ticket"}},
 	{folder: "keystore/ticket", own: []string{"keystore"}},
 	{folder: "keystore/bundle", own: []string{"keystore"}, modules: []string{"github.com/go-jose/go-jose/v4"}},
 	{folder: "keystore/schedule", own: []string{"keystore"}, modules: []string{"github.com/netresearch/go-cron"}},
 	{folder: "keystore/seal", own: []string{"keystore", "keystore/secretfile"}, modules: []string{"golang.org/x/crypto"}},
 	{
 		folder:  "events",
-		own:     []string{"keystore", "keystore/host"},
+		own:     []string{"keystore", "keystore/host", "keystore/ticket"},
 		modules: []string{"github.com/oklog/ulid/v2", "github.com/vmihailenco/msgpack/v5"},
 	},
 	{
@@ -70,8 +70,8 @@ var layers = []layer{
 		tests:  []string{"agentfeed/feedtest", "agentfeed/hub"},
 	},
 	{folder: "agentfeed/cookie", own: []string{"keystore"}, tests: []string{"agentfeed", "agentfeed/feedtest"}},
-	{folder: "agentfeed/hub", own: []string{"keystore", "agentfeed/internal/wire"}, modules: []string{"golang.org/x/sys"}},
-	{folder: "agentfeed/feedtest", own: []string{"keystore", "keystore/secretfile", "agentfeed", "agentfeed/hub"}},
+	{folder: "agentfeed/hub", own: []string{"keystore", "keystore/ticket", "agentfeed/internal/wire"}, modules: []string{"golang.org/x/sys"}},
+	{folder: "agentfeed/feedtest", own: []string{"keystore", "keystore/secretfile", "keystore/ticket", "agentfeed", "agentfeed/hub"}},
 	{
 		folder:  "agentfeed/sidecar",
 		own:     []string{"keystore", "keystore/secretfile", "keystore/fips", "agentfeed", "agentfeed/conformance"},

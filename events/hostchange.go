@@ -7,6 +7,7 @@ import (
 
 	"github.com/keytide/keytide/keystore"
 	"github.com/keytide/keytide/keystore/host"
+	"github.com/keytide/keytide/keystore/ticket"
 )
 
 var hostKinds = map[Type]host.ChangeKind{
@@ -89,6 +90,7 @@ func (p *packer) hostChange(c host.Change) {
 		p.field("secret")
 		p.secret(c.Secret)
 	}
+	p.uint("tickets", uint64(c.Tickets))
 	p.fixed("token", c.Token[:])
 	p.end(top)
 }
@@ -201,6 +203,8 @@ func (f *fields) hostChange(kind host.ChangeKind) host.Change {
 			c.Rings = f.rings()
 		case "secret":
 			c.Secret = f.secret(f.open())
+		case "tickets":
+			c.Tickets = ticket.Right(f.uint(1<<8 - 1))
 		case "token":
 			f.fixed(c.Token[:])
 		default:
@@ -295,6 +299,7 @@ func EncodeHost(h host.Host) ([]byte, error) {
 	for _, s := range h.Secrets {
 		p.secret(s)
 	}
+	p.uint("tickets", uint64(h.Tickets))
 	p.fixed("token", h.Token[:])
 	p.end(top)
 	return p.done()
@@ -337,6 +342,8 @@ func DecodeHost(value []byte) (host.Host, error) {
 			for i := range h.Secrets {
 				h.Secrets[i] = f.secret(r.fields())
 			}
+		case "tickets":
+			h.Tickets = ticket.Right(f.uint(1<<8 - 1))
 		case "token":
 			f.fixed(h.Token[:])
 		default:

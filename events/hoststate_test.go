@@ -11,6 +11,7 @@ import (
 	"github.com/keytide/keytide/events"
 	"github.com/keytide/keytide/keystore"
 	"github.com/keytide/keytide/keystore/host"
+	"github.com/keytide/keytide/keystore/ticket"
 )
 
 func hostsPayload(t testing.TB) []byte {
@@ -33,7 +34,7 @@ func newToken(t testing.TB) host.TokenChange {
 		ID: kid(0x77), PublicKey: [32]byte(public), Rings: []keystore.RingName{"sso"}, Uses: 2, Created: day, Expires: day.Add(time.Hour),
 		Grant: host.Grant{
 			Labels:    []host.Label{{Key: "env", Value: "prod"}, {Key: "dc", Value: "eu/1"}},
-			Ephemeral: 24 * time.Hour, AllowRoll: true,
+			Ephemeral: 24 * time.Hour, AllowRoll: true, Tickets: ticket.MayOpen,
 		},
 		Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
 	})

@@ -27,6 +27,9 @@ func (p *packer) begin() openMap {
 
 // end fills in the number of fields: one byte, for at most 15.
 func (p *packer) end(outer openMap) {
+	if p.count > 15 {
+		p.fail("%d fields in one map; at most 15 are allowed", p.count)
+	}
 	p.b[p.at] = mpFixMap | byte(p.count)
 	p.at, p.count = outer.at, outer.count
 }

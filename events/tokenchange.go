@@ -6,6 +6,7 @@ import (
 
 	"github.com/keytide/keytide/keystore"
 	"github.com/keytide/keytide/keystore/host"
+	"github.com/keytide/keytide/keystore/ticket"
 )
 
 // EncodeTokenChange packs a registration token's change as the payload of an event,
@@ -26,6 +27,7 @@ func EncodeTokenChange(c host.TokenChange) (Type, []byte, error) {
 	p.fixed("key", c.Token.PublicKey[:])
 	p.labels("labels", c.Token.Labels)
 	p.rings("rings", c.Token.Rings)
+	p.uint("tickets", uint64(c.Token.Tickets))
 	p.uint("uses", c.Token.Uses)
 	p.end(top)
 	payload, err := p.done()
@@ -62,6 +64,8 @@ func (f *fields) token(t *host.Token) {
 		t.Addresses = f.addresses()
 	case "allow_roll":
 		t.AllowRoll = f.bool()
+	case "tickets":
+		t.Tickets = ticket.Right(f.uint(1<<8 - 1))
 	case "created":
 		t.Created = f.time()
 	case "ephemeral":
@@ -125,6 +129,7 @@ func EncodeToken(t host.Token) ([]byte, error) {
 	p.ref("last", t.Last)
 	p.bool("revoked", t.Revoked)
 	p.rings("rings", t.Rings)
+	p.uint("tickets", uint64(t.Tickets))
 	p.uint("used", t.Used)
 	p.uint("uses", t.Uses)
 	p.end(top)

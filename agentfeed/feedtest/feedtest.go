@@ -54,6 +54,7 @@ import (
 	"github.com/keytide/keytide/agentfeed/hub"
 	"github.com/keytide/keytide/keystore"
 	"github.com/keytide/keytide/keystore/secretfile"
+	"github.com/keytide/keytide/keystore/ticket"
 )
 
 // heartbeat is short, so that tests see a dead stream soon.
@@ -93,6 +94,7 @@ func NewLoggedServer(tb testing.TB, logger *slog.Logger, rings ...keystore.RingN
 			tb.Fatal(err)
 		}
 		s.store.create(name)
+		s.store.rollTicketKey(name)
 	}
 	s.Start()
 	tb.Cleanup(s.Stop)
@@ -149,6 +151,23 @@ func (s *Server) Rollover(ring keystore.RingName) *keystore.KeySet {
 	return set
 }
 
+// AllowTickets gives a registered host the right to session tickets of its rings:
+// "none", as it begins, "open" or "seal".
+func (s *Server) AllowTickets(host, right string) {
+	s.tb.Helper()
+	r, err := ticket.ParseRight(right)
+	if err != nil {
+		s.tb.Fatal(err)
+	}
+	if !s.store.allowTickets(host, r) {
+		s.tb.Fatalf("feedtest: host %s is not registered", host)
+	}
+}
+
+// RollTicketKey makes a new session ticket key for a ring. Tickets under former ones
+// go on opening.
+func (s *Server) RollTicketKey(ring keystore.RingName) { s.store.rollTicketKey(ring) }
+
 // Agents counts connected agents, and those that have not been given the newest
 // state.
 func (s *Server) Agents() (connected, behind int) { return s.hub.Agents() }
@@ -184,7 +203,7 @@ func (s *Server) Start() {
 	if s.http != nil {
 		return
 	}
-	h, err := hub.New(hub.Config{Source: s.store, Server: "feedtest", Heartbeat: heartbeat,
+	h, err := hub.New(hub.Config{Source: s.store, Tickets: s.store.ticketKeys, Server: "feedtest", Heartbeat: heartbeat,
 		StaleAfter: s.staleAfter, MaxStale: s.maxStale, ClockOffset: s.skew, Logger: s.logger})
 	if err != nil {
 		s.tb.Fatal(err)

@@ -10,10 +10,14 @@ import (
 
 	"github.com/keytide/keytide/agentfeed/hub"
 	"github.com/keytide/keytide/keystore"
+	"github.com/keytide/keytide/keystore/ticket"
 )
 
 // maxOld is how many old keys a ring keeps.
 const maxOld = 4
+
+// maxSession is how long a session ticket may live.
+const maxSession = 8 * time.Hour
 
 // A store is the hub's source: rings and trusted hosts in memory.
 type store struct {
@@ -24,11 +28,12 @@ type store struct {
 	changed chan struct{}
 	known   map[string]hub.Host
 	all     map[string]bool // hosts that have every ring
-	frozen  time.Time       // if not zero, when the proofs ended
+	tickets map[keystore.RingName]hub.TicketKeys
+	frozen  time.Time // if not zero, when the proofs ended
 }
 
 func newStore() *store {
-	s := &store{changed: make(chan struct{}), known: make(map[string]hub.Host), all: make(map[string]bool), keys: 1, hosts: 1}
+	s := &store{changed: make(chan struct{}), known: make(map[string]hub.Host), all: make(map[string]bool), tickets: make(map[keystore.RingName]hub.TicketKeys), keys: 1, hosts: 1}
 	s.state = &hub.State{V: s.position()}
 	return s
 }
@@ -168,4 +173,39 @@ func newMaterial() keystore.Material {
 		panic(err) // 32 random bytes that are all zero
 	}
 	return m
+}
+
+// ticketKeys gives the session ticket keys of a ring.
+func (s *store) ticketKeys(ring keystore.RingName) (hub.TicketKeys, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	keys, ok := s.tickets[ring]
+	if !ok {
+		return hub.TicketKeys{}, fmt.Errorf("feedtest: there is no ring %s", ring)
+	}
+	return keys, nil
+}
+
+// rollTicketKey makes a new session ticket key. The former ones go on opening.
+func (s *store) rollTicketKey(ring keystore.RingName) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := newMaterial()
+	keys := hub.TicketKeys{Seals: m.KID(), Keys: maps.Clone(s.tickets[ring].Keys), MaxAge: maxSession}
+	if keys.Keys == nil {
+		keys.Keys = make(map[keystore.KID]keystore.Material)
+	}
+	keys.Keys[m.KID()] = m
+	s.tickets[ring] = keys
+}
+
+func (s *store) allowTickets(name string, right ticket.Right) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h, ok := s.known[name]
+	h.Tickets = right
+	s.known[name] = h
+	s.hosts++
+	s.replace(func(*hub.State) {})
+	return ok
 }

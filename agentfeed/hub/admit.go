@@ -23,6 +23,9 @@ type grant struct {
 	kid    keystore.KID
 	secret keystore.Material
 	nonce  wire.Nonce
+	// replayable: the nonce may have been used before. What is answered tells whoever
+	// repeats the request nothing, and changes nothing.
+	replayable bool
 }
 
 func randomMaterial() (keystore.Material, error) {
@@ -34,15 +37,21 @@ func randomMaterial() (keystore.Material, error) {
 // admit authenticates a request, or says why not. The grant names the host as
 // soon as the header could be read, for the log.
 func (h *Hub) admit(r *http.Request) (*grant, *wire.Problem) {
+	g := new(grant)
+	return g, h.admitAs(r, g)
+}
+
+// admitAs fills in g.
+func (h *Hub) admitAs(r *http.Request, g *grant) *wire.Problem {
 	select {
 	case <-h.closing:
-		return nil, problem(wire.Draining)
+		return problem(wire.Draining)
 	default:
 	}
 	if !speaks(r, 1) {
 		p := problem(wire.UnsupportedVersion)
 		p.Supported = []int{1}
-		return nil, p
+		return p
 	}
 	var header string
 	if values := r.Header.Values("Authorization"); len(values) == 1 {
@@ -52,10 +61,10 @@ func (h *Hub) admit(r *http.Request) (*grant, *wire.Problem) {
 	if err != nil {
 		p := problem(wire.AuthRequired)
 		p.Detail = err.Error()
-		return nil, p
+		return p
 	}
-	g := &grant{host: a.Host, kid: a.KID, nonce: a.Nonce}
-	return g, h.authenticate(r, a, g)
+	g.host, g.kid, g.nonce = a.Host, a.KID, a.Nonce
+	return h.authenticate(r, a, g)
 }
 
 // authenticate checks a header that could be read. Nothing that it answers before
@@ -82,11 +91,13 @@ func (h *Hub) authenticate(r *http.Request, a *wire.Authorization, g *grant) *wi
 		p.Now = &now
 		return p
 	}
-	switch h.nonces.use(a.Host, a.Nonce, now) {
-	case nonceUsed:
-		return problem(wire.Replayed)
-	case nonceFull:
-		return problem(wire.TooManyRequests)
+	if !g.replayable {
+		switch h.nonces.use(a.Host, a.Nonce, now) {
+		case nonceUsed:
+			return problem(wire.Replayed)
+		case nonceFull:
+			return problem(wire.TooManyRequests)
+		}
 	}
 	return standing(host, a.KID)
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/keytide/keytide/agentfeed/internal/wire"
 	"github.com/keytide/keytide/keystore"
+	"github.com/keytide/keytide/keystore/ticket"
 )
 
 // A Source is what a hub delivers. All methods are safe for concurrent use and
@@ -54,6 +55,7 @@ type Host struct {
 	Rings   []keystore.RingName
 	Secrets []Secret
 	Revoked bool
+	Tickets ticket.Right // to session tickets of its rings
 }
 
 // A Secret is a shared secret of a host.
@@ -92,6 +94,10 @@ type Config struct {
 	// server whose clock is off should have its clock set.
 	ClockOffset time.Duration
 
+	// Tickets gives the session ticket keys of a ring. If nil, the hub seals and opens
+	// no session tickets.
+	Tickets func(keystore.RingName) (TicketKeys, error)
+
 	Logger *slog.Logger // if nil, nothing is logged
 }
 
@@ -120,7 +126,7 @@ func (c *Config) fill() error {
 	return nil
 }
 
-// A Hub serves GET /v1/feed, GET /v1/feed/time and /healthz. It needs an
+// A Hub serves GET /v1/feed, POST /v1/tickets/seal and open, GET /v1/feed/time and /healthz. It needs an
 // http.Server without WriteTimeout: it sets a deadline for each write itself.
 // Streams over HTTP/1.1 are taken out of that server's hands: Close ends them, and
 // the server's own Close and Shutdown do not.
@@ -128,6 +134,7 @@ type Hub struct {
 	config   Config
 	dummy    keystore.Material // stands in for the secret of a host that is not known
 	nonces   *nonces
+	tickets  tickets
 	failures *failures
 	log      limitedLog
 	slots    slots
@@ -199,6 +206,8 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.URL.Path == "/v1/feed" && r.Method == http.MethodGet:
 		h.serveFeed(w, r)
+	case (r.URL.Path == wire.SealTickets || r.URL.Path == wire.OpenTickets) && r.Method == http.MethodPost:
+		h.serveTickets(w, r)
 	case r.URL.Path == "/v1/feed/time" && isRead(r):
 		writeJSON(w, http.StatusOK, "application/json", map[string]any{"now": h.now(), "versions": []int{1}})
 	case r.URL.Path == "/healthz" && isRead(r):

@@ -27,6 +27,7 @@ type HostGrant struct {
 	Labels    map[string]string `json:"labels,omitempty"`
 	Ephemeral string            `json:"ephemeral,omitempty" doc:"a duration such as 24h: unseen for so long, the host ends; empty: never"`
 	AllowRoll bool              `json:"allow_roll,omitempty" doc:"its secret may be rolled over by age"`
+	Tickets   string            `json:"tickets,omitempty" enum:"none,open,seal" doc:"what it may have done with session tickets of its rings; absent: none"`
 }
 
 // Hosts answers the list of trusted hosts, by name.

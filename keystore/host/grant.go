@@ -73,6 +73,9 @@ func (g Grant) check() error {
 			return invalidf("labels are not sorted, or label %s stands twice", l.Key)
 		}
 	}
+	if !g.Tickets.Known() {
+		return invalidf("unknown right to session tickets %d", uint8(g.Tickets))
+	}
 	if g.Ephemeral != 0 && (g.Ephemeral < MinEphemeral || g.Ephemeral > MaxEphemeral) {
 		return invalidf("ephemeral %v: want %v to %v", g.Ephemeral, MinEphemeral, MaxEphemeral)
 	}
@@ -80,7 +83,7 @@ func (g Grant) check() error {
 }
 
 func (g Grant) equal(o Grant) bool {
-	return slices.Equal(g.Labels, o.Labels) && g.Ephemeral == o.Ephemeral && g.AllowRoll == o.AllowRoll
+	return slices.Equal(g.Labels, o.Labels) && g.Ephemeral == o.Ephemeral && g.AllowRoll == o.AllowRoll && g.Tickets == o.Tickets
 }
 
 // Expire decides the end of an ephemeral host that was last seen at that time, by

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/keytide/keytide/keystore"
+	"github.com/keytide/keytide/keystore/ticket"
 )
 
 // MaxRings is the most rings that one host may be granted.
@@ -49,6 +50,7 @@ type Grant struct {
 	Labels    []Label       `json:"labels,omitempty"`     // sorted by key
 	Ephemeral time.Duration `json:"ephemeral,omitempty"`  // unseen for so long, it ends; 0: never
 	AllowRoll bool          `json:"allow_roll,omitempty"` // its secret may be rolled over by age
+	Tickets   ticket.Right  `json:"tickets,omitempty"`    // to session tickets of its rings
 }
 
 // A Registration is the SHA-256 of the id that an agent chose for its registration.

@@ -35,6 +35,8 @@ const (
 	NotCurrent         = "not-current"
 	NoState            = "no-state"
 	Draining           = "draining"
+	TicketsRefused     = "tickets-refused"
+	TooManyTickets     = "too-many-tickets"
 
 	BadRequest          = "bad-request"
 	BadToken            = "bad-token"
@@ -60,7 +62,9 @@ var problems = map[string]Problem{
 	RegistrationRefused: {Title: "the token does not register this host", Status: http.StatusForbidden},
 	HostExists:          {Title: "the host is registered already", Status: http.StatusConflict},
 
-	Draining: {Title: "the server is shutting down", Status: http.StatusServiceUnavailable, RetryAfter: 2 * time.Second},
+	TicketsRefused: {Title: "no right to session tickets of this ring", Status: http.StatusForbidden},
+	TooManyTickets: {Title: "too many session tickets", Status: http.StatusTooManyRequests, RetryAfter: time.Second},
+	Draining:       {Title: "the server is shutting down", Status: http.StatusServiceUnavailable, RetryAfter: 2 * time.Second},
 }
 
 // NewProblem gives the problem of that name.

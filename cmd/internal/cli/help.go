@@ -270,7 +270,10 @@ does with a registration token.`,
 		long: `Register a trusted host and write its host file: the servers, the CA and the
 host's shared secret, all that its agent needs. The file has mode 0600. The
 secret is shown to nobody, and is in no other answer: if the file is lost,
-revoke the host and register it again.`,
+revoke the host and register it again.
+
+With --tickets open or seal its programs may have a policy server open, or seal
+and open, session tickets of its rings.`,
 		example: `  keytide host register web-1 --ring sso
   keytide host register web-1 --ring sso --ring web --out /root/web-1.yaml
   keytide host register web-1 --ring sso --label env=prod --allow-roll`,

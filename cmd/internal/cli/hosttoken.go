@@ -18,6 +18,7 @@ import (
 	"github.com/keytide/keytide/keystore/adminapi"
 	"github.com/keytide/keytide/keystore/host"
 	"github.com/keytide/keytide/keystore/secretfile"
+	"github.com/keytide/keytide/keystore/ticket"
 )
 
 // A grant is the flags that say what a host is beside its rings.
@@ -25,6 +26,7 @@ type grant struct {
 	labels    *[]string
 	ephemeral *string
 	allowRoll *bool
+	tickets   *string
 }
 
 func grantFlags(cmd *cobra.Command) grant {
@@ -32,12 +34,18 @@ func grantFlags(cmd *cobra.Command) grant {
 		labels:    cmd.Flags().StringArray("label", nil, "a label `KEY=VALUE` of the host; may be given again"),
 		ephemeral: cmd.Flags().String("ephemeral", "", "the host ends when it is unseen for this `DURATION`, such as 24h"),
 		allowRoll: cmd.Flags().Bool("allow-roll", false, "its secret may be rolled over by age"),
+		tickets:   cmd.Flags().String("tickets", "", "what it may have done with session tickets (`none|open|seal`, default none)"),
 	}
 }
 
 func (g grant) read(cmd *cobra.Command) (adminapi.HostGrant, error) {
+	if *g.tickets != "" {
+		if _, err := ticket.ParseRight(*g.tickets); err != nil {
+			return adminapi.HostGrant{}, usagef(cmd, "--tickets: %v", err)
+		}
+	}
 	labels, err := labelsOf(cmd, *g.labels)
-	return adminapi.HostGrant{Labels: labels, Ephemeral: *g.ephemeral, AllowRoll: *g.allowRoll}, err
+	return adminapi.HostGrant{Labels: labels, Ephemeral: *g.ephemeral, AllowRoll: *g.allowRoll, Tickets: *g.tickets}, err
 }
 
 // labelsOf reads labels, of which each key may be given once.

@@ -15,6 +15,7 @@ import (
 	"github.com/keytide/keytide/keystore/adminapi"
 	"github.com/keytide/keytide/keystore/host"
 	"github.com/keytide/keytide/keystore/seal"
+	"github.com/keytide/keytide/keystore/ticket"
 	"github.com/keytide/keytide/replication"
 )
 
@@ -51,6 +52,11 @@ func hostsSubject(e events.Event) (subject string, change any, ok bool) {
 func grantOf(g adminapi.HostGrant) (host.Grant, error) {
 	grant := host.Grant{AllowRoll: g.AllowRoll}
 	var faults []error
+	if g.Tickets != "" {
+		var err error
+		grant.Tickets, err = ticket.ParseRight(g.Tickets)
+		faults = append(faults, err)
+	}
 	for key, value := range g.Labels {
 		l, err := host.ParseLabel(key + "=" + value)
 		grant.Labels, faults = append(grant.Labels, l), append(faults, err)
@@ -67,6 +73,9 @@ func grantOf(g adminapi.HostGrant) (host.Grant, error) {
 
 func grantView(g host.Grant) adminapi.HostGrant {
 	view := adminapi.HostGrant{AllowRoll: g.AllowRoll}
+	if g.Tickets != ticket.MayNothing {
+		view.Tickets = g.Tickets.String()
+	}
 	if g.Ephemeral > 0 {
 		view.Ephemeral = g.Ephemeral.String()
 	}

@@ -18,19 +18,20 @@ import (
 type collector struct{ site *site }
 
 var (
-	metricEvent  = metric("keytide_ledger_event", "Newest event that this server has applied.", "ledger")
-	metricFresh  = metric("keytide_ledger_fresh", "1 while this server can prove that it is up to date.", "ledger")
-	metricAge    = metric("keytide_beacon_age_seconds", "Age of the newest beacon.", "ledger")
-	metricAlarms = metric("keytide_alarms", "Alarms that stand.", "ledger")
-	metricAgents = metric("keytide_agents_connected", "Agents' streams that are open.")
-	metricBehind = metric("keytide_agents_behind", "Open streams that have not been given the newest state.")
-	metricRing   = metric("keytide_ring_version", "Version of the ring.", "ring")
-	metricRefuse = metric("keytide_admin_requests_refused_total", "Requests to the admin API that came without a good token.", "why")
-	metricCert   = metric("keytide_certificate_not_after_seconds", "Unix time at which the listener's certificate ends.", "listener")
-	metricHeld   = metric("keytide_ring_held", "Servers that hold the ring's next rollover.", "ring")
-	metricSlot   = metric("keytide_ring_next_slot_seconds", "Unix time of the ring's next scheduled rollover; absent: it has no schedule.", "ring")
-	metricHold   = metric("keytide_ring_hold_seconds", "How long the guard has held a slot that is due; 0: it holds none.", "ring")
-	metricOpen   = metric("keytide_ring_incident_open", "1 while not everybody has confirmed an emergency rollover.", "ring")
+	metricEvent   = metric("keytide_ledger_event", "Newest event that this server has applied.", "ledger")
+	metricFresh   = metric("keytide_ledger_fresh", "1 while this server can prove that it is up to date.", "ledger")
+	metricAge     = metric("keytide_beacon_age_seconds", "Age of the newest beacon.", "ledger")
+	metricAlarms  = metric("keytide_alarms", "Alarms that stand.", "ledger")
+	metricAgents  = metric("keytide_agents_connected", "Agents' streams that are open.")
+	metricBehind  = metric("keytide_agents_behind", "Open streams that have not been given the newest state.")
+	metricTickets = metric("keytide_session_tickets_total", "Session tickets sealed, opened and refused here.", "result")
+	metricRing    = metric("keytide_ring_version", "Version of the ring.", "ring")
+	metricRefuse  = metric("keytide_admin_requests_refused_total", "Requests to the admin API that came without a good token.", "why")
+	metricCert    = metric("keytide_certificate_not_after_seconds", "Unix time at which the listener's certificate ends.", "listener")
+	metricHeld    = metric("keytide_ring_held", "Servers that hold the ring's next rollover.", "ring")
+	metricSlot    = metric("keytide_ring_next_slot_seconds", "Unix time of the ring's next scheduled rollover; absent: it has no schedule.", "ring")
+	metricHold    = metric("keytide_ring_hold_seconds", "How long the guard has held a slot that is due; 0: it holds none.", "ring")
+	metricOpen    = metric("keytide_ring_incident_open", "1 while not everybody has confirmed an emergency rollover.", "ring")
 )
 
 func metric(name, help string, labels ...string) *prometheus.Desc {
@@ -41,7 +42,7 @@ func metric(name, help string, labels ...string) *prometheus.Desc {
 func (c collector) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		metricEvent, metricFresh, metricAge, metricAlarms, metricAgents, metricBehind, metricRing, metricHeld, metricRefuse,
-		metricCert, metricSlot, metricHold, metricOpen,
+		metricCert, metricSlot, metricHold, metricOpen, metricTickets,
 	} {
 		to <- d
 	}
@@ -74,6 +75,10 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	connected, behindCount := c.site.hub.Agents()
 	gauge(metricAgents, float64(connected))
 	gauge(metricBehind, float64(behindCount))
+	tickets := c.site.hub.TicketCounts()
+	for result, n := range map[string]uint64{"sealed": tickets.Sealed, "opened": tickets.Opened, "refused": tickets.Refused} {
+		to <- prometheus.MustNewConstMetric(metricTickets, prometheus.CounterValue, float64(n), result)
+	}
 	var rings []keystore.Ring
 	c.site.keys.Replica().Read(func(state *events.State) { rings = state.Rings() })
 	for _, cert := range c.site.certificates {

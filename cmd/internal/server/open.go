@@ -245,6 +245,8 @@ func (s *site) openSource(v *vault, signer ed25519.PrivateKey) error {
 		known: make(map[string]knownHost), unopened: make(map[string]bool), changed: make(chan struct{}),
 	}
 	s.hub, err = hub.New(hub.Config{
+		Tickets: s.source.ticketKeys,
+
 		Source: s.source, Server: s.id.Server, Logger: s.log, ClockOffset: s.cfg.clockOffset,
 		Heartbeat: s.cfg.Feed.Heartbeat, StaleAfter: s.cfg.Feed.StaleAfter, MaxStale: s.cfg.Feed.MaxStale,
 	})

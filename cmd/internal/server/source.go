@@ -282,7 +282,7 @@ func (s *source) host(h host.Host) (knownHost, error) {
 	if ok && before.at == h.Last.N {
 		return before, nil
 	}
-	next := knownHost{at: h.Last.N, Host: hub.Host{Name: h.Name, Rings: h.Rings, Revoked: h.Revoked}}
+	next := knownHost{at: h.Last.N, Host: hub.Host{Name: h.Name, Rings: h.Rings, Revoked: h.Revoked, Tickets: h.Tickets}}
 	for _, secret := range h.Secrets {
 		m, err := s.vault.open(s.hosts.Replica(), hostOwner(h.Name), secret.KID)
 		if err != nil {
