@@ -130,10 +130,14 @@ func (d *deployment) bucket(ctx context.Context, link *bus.Link, store string) (
 	return l, d.lead(ctx, link, l.Bucket(), "eu")
 }
 
-// reader starts a policy server that follows, and is no member.
+// reader starts a policy server that has joined and only follows.
 func (d *deployment) reader(ctx, running context.Context, link *bus.Link, pin replication.Pin, name string) (*replication.Member, error) {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
+		return nil, err
+	}
+	id := replication.Identity{Server: name, Region: "edge", Key: key}
+	if err := d.join(ctx, id); err != nil {
 		return nil, err
 	}
 	var l *ledger.Ledger
@@ -144,7 +148,36 @@ func (d *deployment) reader(ctx, running context.Context, link *bus.Link, pin re
 	if err != nil {
 		return nil, err
 	}
-	return d.member(running, l, pin, replication.Identity{Server: name, Region: "edge", Key: key}, link.Reconnect)
+	return d.member(running, l, pin, id, link.Reconnect)
+}
+
+// join makes a server a member of the ledger.
+func (d *deployment) join(ctx context.Context, id replication.Identity) error {
+	p256, err := seal.P256(seal.GenerateP256())
+	if err != nil {
+		return err
+	}
+	joined := events.ServerChange{
+		Type: events.TypeServerJoined, ID: id.Server, Region: id.Region,
+		PublicKey: id.Key.Public().(ed25519.PublicKey), P256Key: p256.PublicKey().Bytes(),
+	}
+	rand.Read(joined.MAC[:]) // nobody here has the membership key to check it with
+	for _, change := range []events.ServerChange{
+		{Type: events.TypeServerInvited, ID: id.Server, Region: id.Region, Token: events.TokenHash(id.Server), Expires: time.Now().Add(time.Hour)},
+		joined,
+	} {
+		payload, err := change.Encode()
+		if err != nil {
+			return err
+		}
+		err = d.patiently(ctx, func(*events.State) (replication.Proposal, error) {
+			return replication.Proposal{Type: change.Type, Payload: payload, Actor: "bench"}, nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (d *deployment) member(running context.Context, log replication.Log, pin replication.Pin, id replication.Identity, reconnect func() error) (*replication.Member, error) {
@@ -240,24 +273,29 @@ func (d *deployment) rollover(ctx context.Context) error {
 }
 
 func (d *deployment) commit(ctx context.Context, made map[keystore.KID]keystore.Material, decide func(*events.State) (keystore.Change, error)) error {
-	for {
-		_, err := d.writer.Commit(ctx, func(s *events.State) (p replication.Proposal, err error) {
-			change, err := decide(s)
+	return d.patiently(ctx, func(s *events.State) (p replication.Proposal, err error) {
+		change, err := decide(s)
+		if err != nil {
+			return p, err
+		}
+		for _, k := range change.Made {
+			value, err := d.seal("ring:"+string(benchRing), uint64(change.Version), seal.PurposeDynamic, k.Created, made[k.KID])
 			if err != nil {
 				return p, err
 			}
-			for _, k := range change.Made {
-				value, err := d.seal("ring:"+string(benchRing), uint64(change.Version), seal.PurposeDynamic, k.Created, made[k.KID])
-				if err != nil {
-					return p, err
-				}
-				p.Puts = append(p.Puts, events.Put{Key: events.MaterialKey(k.KID), Value: value})
-			}
-			p.Actor, p.Reason = "bench", "measured"
-			p.Type, p.Payload, err = events.EncodeRingChange(change)
-			return p, err
-		})
-		// A member that has just been started has not read the ledger yet.
+			p.Puts = append(p.Puts, events.Put{Key: events.MaterialKey(k.KID), Value: value})
+		}
+		p.Actor, p.Reason = "bench", "measured"
+		p.Type, p.Payload, err = events.EncodeRingChange(change)
+		return p, err
+	})
+}
+
+// patiently commits, also where the writer has just been started and has not read the
+// ledger yet.
+func (d *deployment) patiently(ctx context.Context, decide replication.Decide) error {
+	for {
+		_, err := d.writer.Commit(ctx, decide)
 		if !errors.Is(err, events.ErrUnavailable) || ctx.Err() != nil {
 			return err
 		}

@@ -114,7 +114,8 @@ func awaitAll(ctx context.Context, all []edge, ok func(edge) bool) error {
 	defer cancel()
 	for _, e := range all {
 		if err := until(ctx, func() bool { return ok(e) }); err != nil {
-			return fmt.Errorf("%s: %w", e.region, err)
+			n, _ := e.member.Replica().Watch()
+			return fmt.Errorf("%s: at event %d, %+v: %w", e.region, n, e.member.Freshness(), err)
 		}
 	}
 	return nil
