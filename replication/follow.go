@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/keytide/keytide/events"
@@ -49,6 +50,9 @@ func (m *Member) follow(ctx context.Context) {
 	}
 }
 
+// followOnce asks at once where the bucket ends and for what comes after the replica:
+// two answers from the core instead of one after the other are what a healed link
+// would cost twice. Nothing is taken before the first is known.
 func (m *Member) followOnce(ctx context.Context, a *assembler) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -57,36 +61,72 @@ func (m *Member) followOnce(ctx context.Context, a *assembler) error {
 	}
 	m.setTip(a.tip)
 	m.position.raise(a.position)
-	end, err := m.streamEnd(ctx, a)
-	if err != nil {
-		return err
-	}
-	m.mu.Lock()
-	m.holder.seen(nil, m.now())
-	m.mu.Unlock()
-	caughtUp := a.position >= end
-	if caughtUp {
-		m.reachEnd(end)
-	}
-	done := make(chan struct{})
-	defer func() { <-done }()
-	go func() {
-		defer close(done)
+	f := &following{member: m, assembler: a, from: a.position, begun: make(chan struct{})}
+	var aside sync.WaitGroup
+	defer aside.Wait()
+	defer cancel(nil)
+	aside.Go(func() {
+		if err := f.begin(ctx); err != nil {
+			cancel(err)
+		}
+	})
+	aside.Go(func() {
 		select {
 		case <-m.kick:
 			cancel(errKicked)
 		case <-ctx.Done():
 		}
-	}()
-	err = m.log.Follow(ctx, a.position+1, func(e events.Entry) error {
-		err := m.takeEntry(ctx, a, e, end)
-		if err == nil && !caughtUp && e.Revision >= end {
-			caughtUp = true
-			m.reachEnd(end)
-		}
-		return err
 	})
-	cancel(nil)
+	err := m.log.Follow(ctx, f.from+1, func(e events.Entry) error { return f.take(ctx, e) })
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// A following is one time of following, from a position on.
+type following struct {
+	member    *Member
+	assembler *assembler // begin's until begun is closed, then take's
+	from      events.Revision
+
+	begun    chan struct{}   // closed when end and failed are known
+	failed   error           // why nothing may be taken
+	end      events.Revision // of the stream when following began
+	caughtUp bool            // everything up to end was taken
+}
+
+// begin compares the bucket with the replica.
+func (f *following) begin(ctx context.Context) error {
+	defer close(f.begun)
+	m := f.member
+	if f.end, f.failed = m.streamEnd(ctx, f.assembler); f.failed != nil {
+		return f.failed
+	}
+	m.mu.Lock()
+	m.holder.seen(nil, m.now())
+	m.mu.Unlock()
+	if f.caughtUp = f.from >= f.end; f.caughtUp {
+		m.reachEnd(f.end)
+	}
+	return nil
+}
+
+// take takes an entry in, once it is known that the bucket is the replica's.
+func (f *following) take(ctx context.Context, e events.Entry) error {
+	select {
+	case <-f.begun:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if f.failed != nil {
+		return f.failed
+	}
+	err := f.member.takeEntry(ctx, f.assembler, e, f.end)
+	if err == nil && !f.caughtUp && e.Revision >= f.end {
+		f.caughtUp = true
+		f.member.reachEnd(f.end)
+	}
 	return err
 }
 

@@ -259,7 +259,7 @@ func (m *Member) observe(ctx context.Context) {
 			kickAt = time.Time{}
 		case kickAt.IsZero():
 			kickAt = m.now().Add(retry.next())
-		case m.now().After(kickAt):
+		case m.now().After(kickAt) && m.silent():
 			kickAt = m.now().Add(retry.next())
 			m.reconnect()
 		}
@@ -280,6 +280,14 @@ func (m *Member) tellState(f Freshness) {
 		return
 	}
 	m.logger.Error("replica is not fresh", "state", f.State.String(), "why", f.Why)
+}
+
+// silent reports whether a beacon had time to come since following began: a link that
+// is hardly there again is not broken once more.
+func (m *Member) silent() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.now().Sub(m.caughtUp) >= m.cfg.FreshLimit/2
 }
 
 // reconnect is for a link that looks well and brings no beacon.

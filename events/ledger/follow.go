@@ -48,6 +48,14 @@ func (l *Ledger) Follow(ctx context.Context, from Revision, each func(Entry) err
 	// two of the steps below must not go unnoticed.
 	broken := l.nc.StatusChanged(nats.DISCONNECTED, nats.RECONNECTING, nats.CLOSED)
 	defer l.nc.RemoveStatusListener(broken)
+	f := &follower{bucket: l.bucket, each: each, ended: make(chan error, 1)}
+	ahead, stopAhead := context.WithTimeout(ctx, createTimeout)
+	aheadDone := make(chan struct{})
+	go func() {
+		defer close(aheadDone)
+		l.ahead(ahead, max(from, 1), f)
+	}()
+	defer func() { f.close(); stopAhead(); <-aheadDone }()
 	create, cancel := context.WithTimeout(ctx, createTimeout)
 	defer cancel()
 	consumer, err := l.js.CreateConsumer(create, l.stream, jetstream.ConsumerConfig{
@@ -60,8 +68,6 @@ func (l *Ledger) Follow(ctx context.Context, from Revision, each func(Entry) err
 	if err != nil {
 		return l.followError(ctx, err)
 	}
-	f := &follower{bucket: l.bucket, each: each, ended: make(chan error, 1)}
-	defer f.close()
 	consuming, err := consumer.Consume(f.take,
 		jetstream.PullHeartbeat(l.pace.Heartbeat), jetstream.PullExpiry(l.pace.Expiry),
 		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { f.end(interrupted(err)) }))
@@ -99,8 +105,9 @@ type follower struct {
 
 	mu     sync.Mutex // held while each runs, so that close waits for it
 	closed bool
-	count  uint64   // messages taken
-	last   Revision // of the newest
+	count  uint64   // messages that the consumer has brought
+	last   Revision // of the newest of them
+	handed Revision // of the newest that each has got, by the consumer or ahead of it
 }
 
 func (f *follower) end(err error) {
@@ -142,11 +149,15 @@ func (f *follower) hand(msg jetstream.Msg) error {
 			meta.Sequence.Consumer, revision, f.count, f.last))
 	}
 	f.last = revision
+	if revision <= f.handed {
+		return nil
+	}
 	entry, err := newEntry(f.bucket, msg.Subject(), msg.Headers(), msg.Data())
 	if err != nil {
 		return err
 	}
 	entry.Revision, entry.Stored, entry.Pending = revision, meta.Timestamp, meta.NumPending
+	f.handed = revision
 	return f.each(entry)
 }
 
