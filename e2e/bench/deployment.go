@@ -132,16 +132,16 @@ func (d *deployment) bucket(ctx context.Context, link *bus.Link, store string) (
 
 // reader starts a policy server that has joined and only follows.
 func (d *deployment) reader(ctx, running context.Context, link *bus.Link, pin replication.Pin, name string) (*replication.Member, error) {
-	_, key, err := ed25519.GenerateKey(rand.Reader)
+	id, err := d.joined(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	id := replication.Identity{Server: name, Region: "edge", Key: key}
-	if err := d.join(ctx, id); err != nil {
-		return nil, err
-	}
+	return d.follower(ctx, running, link, pin, id)
+}
+
+func (d *deployment) follower(ctx, running context.Context, link *bus.Link, pin replication.Pin, id replication.Identity) (*replication.Member, error) {
 	var l *ledger.Ledger
-	err = settle(ctx, func(ctx context.Context) (err error) {
+	err := settle(ctx, func(ctx context.Context) (err error) {
 		l, err = ledger.Open(ctx, link.JetStream(), events.BucketName(events.Keys, benchStore, 1))
 		return err
 	})
@@ -151,7 +151,16 @@ func (d *deployment) reader(ctx, running context.Context, link *bus.Link, pin re
 	return d.member(running, l, pin, id, link.Reconnect)
 }
 
-// join makes a server a member of the ledger.
+// joined makes a server a member of the ledger.
+func (d *deployment) joined(ctx context.Context, name string) (replication.Identity, error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return replication.Identity{}, err
+	}
+	id := replication.Identity{Server: name, Region: "edge", Key: key}
+	return id, d.join(ctx, id)
+}
+
 func (d *deployment) join(ctx context.Context, id replication.Identity) error {
 	p256, err := seal.P256(seal.GenerateP256())
 	if err != nil {
