@@ -24,6 +24,7 @@ type world struct {
 	sites  []*site
 	tokens []token
 	known  map[keystore.KID]keystore.Material
+	plan   keystore.Plan // of the policy's schedule; nil: it has none
 }
 
 // A site is a policy server with its agent.
@@ -107,7 +108,7 @@ func (w *world) confirmed(n keystore.N) (time.Time, bool) {
 func (w *world) rollover(trigger keystore.Trigger) func(*rapid.T) {
 	return func(*rapid.T) {
 		r := w.head()
-		req := keystore.Rollover{Trigger: trigger, Future: w.key(), Now: w.now}
+		req := keystore.Rollover{Trigger: trigger, Future: w.key(), Now: w.now, Plan: w.plan}
 		if trigger == keystore.Fresh || trigger == keystore.Emergency {
 			req.Current = w.key()
 		}
@@ -188,7 +189,7 @@ func (w *world) destroy(*rapid.T) {
 func (w *world) setPolicy(rt *rapid.T) {
 	p := w.head().Policy
 	p.MaxSession = time.Duration(rapid.IntRange(1, 600).Draw(rt, "new session minutes")) * time.Minute
-	c, err := w.head().SetPolicy(keystore.PolicyRequest{Policy: p})
+	c, err := w.head().SetPolicy(keystore.PolicyRequest{Policy: p, Plan: w.plan, Now: w.now})
 	if err != nil {
 		rt.Fatalf("SetPolicy: %v", err)
 	}
