@@ -20,6 +20,8 @@ type Member struct {
 	PublicKey ed25519.PublicKey `json:"public_key"` // its signatures are checked with it
 	P256Key   []byte            `json:"p256_key"`   // what is for it alone is sealed to it: an uncompressed point
 
+	Nkey string `json:"nkey,omitempty"` // its user at the core, if it has one there
+
 	// MAC vouches for a member that joined, by the ledger's membership key; zero for
 	// the founder. Whoever has that key checks it.
 	MAC [32]byte `json:"-"`
@@ -190,7 +192,7 @@ func (m members) carryOut(c ServerChange, v *view) {
 		m.invited[c.ID] = Invitation{ID: c.ID, Region: c.Region, Token: c.Token, Expires: c.Expires, N: v.n}
 	case TypeServerJoined:
 		m.add(Member{
-			ID: c.ID, Region: c.Region, PublicKey: bytes.Clone(c.PublicKey), P256Key: bytes.Clone(c.P256Key), MAC: c.MAC,
+			ID: c.ID, Region: c.Region, PublicKey: bytes.Clone(c.PublicKey), P256Key: bytes.Clone(c.P256Key), Nkey: c.Nkey, MAC: c.MAC,
 			Token: m.invited[c.ID].Token, Joined: v.n,
 		})
 	case TypeServerExcluded:

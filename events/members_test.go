@@ -43,7 +43,7 @@ func invited(id string) events.ServerChange {
 
 func joined(id string, key ed25519.PrivateKey) events.ServerChange {
 	return events.ServerChange{
-		Type: events.TypeServerJoined, ID: id, Region: "us", PublicKey: publicOf(key), P256Key: p256(id), MAC: [32]byte{1, 2, 3},
+		Type: events.TypeServerJoined, ID: id, Region: "us", PublicKey: publicOf(key), P256Key: p256(id), Nkey: "UD" + id, MAC: [32]byte{1, 2, 3},
 	}
 }
 
@@ -102,7 +102,7 @@ func TestServerJoinsIsExcludedReturnsAndIsForgotten(t *testing.T) {
 	h, second := fleet(t)
 	member, _ := h.state.Member("ps-2")
 	want := events.Member{
-		ID: "ps-2", Region: "us", PublicKey: publicOf(second), P256Key: p256("ps-2"), MAC: [32]byte{1, 2, 3},
+		ID: "ps-2", Region: "us", PublicKey: publicOf(second), P256Key: p256("ps-2"), Nkey: "UDps-2", MAC: [32]byte{1, 2, 3},
 		Token: events.TokenHash("token of ps-2"), Joined: 3,
 	}
 	if diff := cmp.Diff(want, member); diff != "" || !member.Counts() {
@@ -384,6 +384,7 @@ func TestServerChangesHaveTheFieldsOfTheirType(t *testing.T) {
 		"no cause":         {Type: events.TypeServerExcluded, ID: "ps-2"},
 		"an unknown cause": {Type: events.TypeServerExcluded, ID: "ps-2", Cause: 9},
 		"another type":     {Type: events.TypeVoid, ID: "ps-2"},
+		"another's nkey":   {Type: events.TypeServerReturned, ID: "ps-2", Nkey: "U"},
 		"a forced return":  {Type: events.TypeServerReturned, ID: "ps-2", Forced: true},
 		"no point": func() events.ServerChange {
 			c := joined("ps-2", other)

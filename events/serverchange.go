@@ -36,6 +36,7 @@ type ServerChange struct {
 	Expires   time.Time         // invited
 	PublicKey ed25519.PublicKey // joined
 	P256Key   []byte            // joined: an uncompressed point
+	Nkey      string            // joined: its user at the core, if it has one there
 	MAC       [32]byte          // joined
 	Cause     Cause             // excluded
 	Forced    bool              // excluded, forgotten: although none is left that counts
@@ -44,6 +45,7 @@ type ServerChange struct {
 const (
 	tokenContext = "keytide invitation token 1\x00"
 	p256KeySize  = 65
+	maxNkey      = 64
 )
 
 // TokenHash returns what an invitation keeps of its token.
@@ -61,6 +63,7 @@ func (c ServerChange) Encode() ([]byte, error) {
 	p.bool("forced", c.Forced)
 	p.name("id", c.ID)
 	p.fixed("mac", c.MAC[:])
+	p.str("nkey", c.Nkey, maxNkey)
 	p.bin("p256_key", c.P256Key, p256KeySize)
 	p.fixed("public_key", c.PublicKey)
 	p.name("region", c.Region)
@@ -93,6 +96,8 @@ func DecodeServerChange(t Type, payload []byte) (ServerChange, error) {
 			c.ID = f.name()
 		case "mac":
 			f.fixed(c.MAC[:])
+		case "nkey":
+			c.Nkey = f.str(maxNkey)
 		case "p256_key":
 			c.P256Key = f.bin(p256KeySize)
 		case "public_key":
@@ -139,6 +144,9 @@ func (c ServerChange) check() error {
 		if field.there != field.of {
 			return invalid("%s is missing, or is not of this type", field.name)
 		}
+	}
+	if c.Nkey != "" && !joined {
+		return invalid("nkey is not of this type")
 	}
 	if c.Forced && !excluded && c.Type != TypeServerForgotten {
 		return invalid("forced is not of this type")

@@ -98,6 +98,12 @@ func (f *fake) RevokeHost(_ context.Context, actor, name string, req adminapi.Re
 func (f *fake) ServerShown(_ context.Context, id string) (adminapi.ServerShown, error) {
 	return adminapi.ServerShown{Server: adminapi.Server{ID: id}}, f.ask("", id)
 }
+func (f *fake) InviteServer(_ context.Context, actor, id string, req adminapi.InviteServer) (adminapi.ServerInvited, error) {
+	return adminapi.ServerInvited{Server: id}, f.ask(actor, req)
+}
+func (f *fake) JoinServer(_ context.Context, token string, _ adminapi.Join) (adminapi.Joined, error) {
+	return adminapi.Joined{}, f.ask("", token)
+}
 func (f *fake) ExcludeServer(_ context.Context, actor, id string, req adminapi.LeaveOut) (adminapi.LeftOut, error) {
 	return adminapi.LeftOut{Server: id}, f.ask(actor, req)
 }

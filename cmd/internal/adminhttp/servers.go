@@ -31,6 +31,21 @@ func (a *api) servers() {
 			}
 			return a.Service.ServerShown(ctx, id)
 		})
+	register(a, operation(http.MethodPost, "/v1/servers/{server}/invite", "invite-server", "Let a policy server join, once"),
+		func(ctx context.Context, in *struct {
+			ServerPath
+			Body adminapi.InviteServer
+		}) (adminapi.ServerInvited, error) {
+			id, err := in.name()
+			if err != nil {
+				return adminapi.ServerInvited{}, err
+			}
+			return a.Service.InviteServer(ctx, actorOf(ctx), id, in.Body)
+		})
+	register(a, operation(http.MethodPost, joinPath, "join", "Join as an invited policy server; the bearer token is the invitation's"),
+		func(ctx context.Context, in *struct{ Body adminapi.Join }) (adminapi.Joined, error) {
+			return a.Service.JoinServer(ctx, invitationOf(ctx), in.Body)
+		})
 	a.leaveOut("exclude", "Exclude a policy server until it returns", a.Service.ExcludeServer)
 	a.leaveOut("forget", "Forget a policy server for good", a.Service.ForgetServer)
 }
@@ -47,6 +62,26 @@ func (a *api) leaveOut(verb, summary string, do func(context.Context, string, st
 			}
 			return do(ctx, actorOf(ctx), id, in.Body)
 		})
+}
+
+// joinPath is the one operation whose bearer token is an invitation's.
+const joinPath = "/v1/join"
+
+type invitationKey struct{}
+
+func invitationOf(ctx context.Context) string {
+	token, _ := ctx.Value(invitationKey{}).(string)
+	return token
+}
+
+// Join asks to join, with a client whose token is the invitation's.
+func (c *Client) Join(ctx context.Context, req adminapi.Join) (adminapi.Joined, error) {
+	return send[adminapi.Joined](ctx, c, http.MethodPost, joinPath, req)
+}
+
+// InviteServer lets a policy server join, once.
+func (c *Client) InviteServer(ctx context.Context, id string, req adminapi.InviteServer) (adminapi.ServerInvited, error) {
+	return send[adminapi.ServerInvited](ctx, c, http.MethodPost, serverURL(id, "/invite"), req)
 }
 
 func serverURL(id, rest string) string { return "/v1/servers/" + url.PathEscape(id) + rest }

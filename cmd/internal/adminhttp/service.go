@@ -51,6 +51,10 @@ type Changer interface {
 	DeleteRing(ctx context.Context, actor string, name keystore.RingName, req adminapi.DeleteRing) (adminapi.RingDeleted, error)
 	RegisterHost(ctx context.Context, actor string, req adminapi.RegisterHost) (adminapi.Registered, error)
 	RevokeHost(ctx context.Context, actor, name string, req adminapi.RevokeHost) (adminapi.Revoked, error)
+	InviteServer(ctx context.Context, actor, id string, req adminapi.InviteServer) (adminapi.ServerInvited, error)
+	// JoinServer is asked by a new server itself; token is its invitation's. It wraps
+	// ErrUnauthorized where no invitation has that token.
+	JoinServer(ctx context.Context, token string, req adminapi.Join) (adminapi.Joined, error)
 	ExcludeServer(ctx context.Context, actor, id string, req adminapi.LeaveOut) (adminapi.LeftOut, error)
 	ForgetServer(ctx context.Context, actor, id string, req adminapi.LeaveOut) (adminapi.LeftOut, error)
 }

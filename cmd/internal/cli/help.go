@@ -54,6 +54,31 @@ The first SIGINT or SIGTERM stops it in order, a second one at once.`,
 		example: `  keytide server --config /etc/keytide/keytide.yaml --check
   keytide server --config /etc/keytide/keytide.yaml`,
 	},
+	"keytide server invite": {
+		long: `Let another policy server join this key store, once and for a limited time. It
+writes an invitation: whom to ask, whom to trust, which ledgers these must be,
+and a token, of which the key store keeps the hash alone. The file has mode
+0600; whoever has it before the server does can join in its place.
+
+The new server asks the server that answers this command, at its admin
+listener; --url names other addresses, tried first. An invitation that is not
+needed is ended by keytide server forget.`,
+		example: `  keytide server invite ps-2 --region us --out ps-2.invite
+  keytide server invite ps-2 --region us --ttl 24h \
+    --url https://ps-1.example.com:7480`,
+	},
+	"keytide server join": {
+		long: `Make this machine a policy server, by an invitation. It makes keys of its own,
+asks the inviting server by TLS to be made a member, and writes a directory
+with certificates, an admin token, a client profile and a configuration.
+
+The key store key comes sealed to this server's key. It is kept under an unlock
+key of this server's own, so that the server also starts while it is cut off.
+If anything fails on the way, run it again: what was sent is sent again.`,
+		example: `  keytide server join --invite ps-2.invite --dir /srv/keytide
+  keytide server join --invite ps-2.invite --dir /srv/keytide \
+    --feed-listen 0.0.0.0:7443`,
+	},
 	"keytide server exclude": {
 		long: `Let rollovers no longer wait for a policy server, because it is cut off for
 longer than a rollover may be held. It says what that costs and asks first;

@@ -45,7 +45,7 @@ func (a *app) devCommand() *cobra.Command {
 
 func (a *app) serverCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "server --config FILE", Short: "Run a policy server; invite, exclude and forget others", Args: cobra.NoArgs}
-	cmd.AddCommand(a.serverExclude(), a.serverForget())
+	cmd.AddCommand(a.serverInvite(), a.serverJoin(), a.serverExclude(), a.serverForget())
 	file := cmd.Flags().String("config", "", "the server's configuration (`FILE`)")
 	check := cmd.Flags().Bool("check", false, "check the configuration and the files it names, and do not start")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

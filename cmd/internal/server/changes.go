@@ -274,9 +274,10 @@ func (s *service) registered(receipt replication.Receipt, req adminapi.RegisterH
 	if err != nil {
 		return adminapi.Registered{}, err
 	}
+	servers, regions := s.source.servers()
 	answer := adminapi.Registered{
 		Host: req.Name, Rings: ringNames(change.Rings), KID: change.Secret.KID.String(), N: receipt.N, ID: receipt.ID.String(),
-		Servers: s.source.servers, Regions: s.source.regions, CA: string(s.source.ca),
+		Servers: servers, Regions: regions, CA: string(s.source.ca),
 	}
 	err = secret.Use(func(bytes []byte) error {
 		answer.Secret = adminapi.Secret(base64.RawURLEncoding.EncodeToString(bytes))

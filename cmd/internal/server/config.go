@@ -19,6 +19,7 @@ import (
 	"github.com/keytide/keytide/keystore/seal"
 	"github.com/keytide/keytide/keystore/secretfile"
 	"github.com/keytide/keytide/replication"
+	"github.com/keytide/keytide/replication/bus"
 )
 
 // The feed's times where there are none, and their bounds.
@@ -47,9 +48,10 @@ type Config struct {
 	Metrics  Metrics `yaml:"metrics"`
 	FIPS     string  `yaml:"fips"` // required: only with a certified module in FIPS 140-3 mode; if empty, with any
 
-	pace func(*replication.MemberConfig) // for tests in virtual time: slower periods; nil: the defaults
-	nats string                          // address of the bus for other NATS tools; dev alone sets it
-	dev  bool                            // the store must be a development store, and otherwise must not
+	shared *bus.Bus                        // for tests: a bus that others are on too
+	pace   func(*replication.MemberConfig) // for tests in virtual time: slower periods; nil: the defaults
+	nats   string                          // address of the bus for other NATS tools; dev alone sets it
+	dev    bool                            // the store must be a development store, and otherwise must not
 
 	clockOffset time.Duration // of the feed's clock; dev alone sets it
 }
@@ -81,8 +83,8 @@ type Feed struct {
 	Key    string `yaml:"key"`
 	CA     string `yaml:"ca"` // what agents shall trust; wanted with a cert of one's own
 	// Servers are the base URLs by which agents reach the feeds of all policy
-	// servers. If empty, this server alone, at its listen address; at the name of
-	// the machine where that address is all of the machine's.
+	// servers. If empty, each server tells its own listen address; at the name of the
+	// machine where that address is all of the machine's.
 	Servers []string `yaml:"servers"`
 	// Regions are where the servers of that list stand, in its order: agents that are
 	// told their own region ask servers of it before others. If empty, all are alike.

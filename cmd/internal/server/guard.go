@@ -81,15 +81,15 @@ func (s *service) behindBy(r keystore.Ring, confirmed []keystore.Confirmation) [
 	for _, c := range late(r, confirmed) {
 		list = append(list, adminapi.Behind{
 			Server: c.Server, Region: c.Region, Applied: c.Applied, Needs: r.Changed, By: r.Changed - c.Applied,
-			Since: s.eventTime(c.Applied + 1),
+			Since: eventTime(s.keys, c.Applied+1),
 		})
 	}
 	return list
 }
 
-// eventTime is when an event of the keys was made; zero if it is not to be had.
-func (s *service) eventTime(n keystore.N) time.Time {
-	rec, err := s.keys.Replica().Record(n)
+// eventTime is when an event was made; zero if it is not to be had.
+func eventTime(m *replication.Member, n keystore.N) time.Time {
+	rec, err := m.Replica().Record(n)
 	if err != nil {
 		return time.Time{}
 	}

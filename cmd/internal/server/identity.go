@@ -48,6 +48,10 @@ type identity struct {
 	} `json:"genesis"`
 	SigningKey sealedKey `json:"signing_key"` // an Ed25519 seed
 	P256Key    sealedKey `json:"p256_key"`    // a scalar; what is for this server alone is sealed to it
+	// Slots are unlock slots of the server's own, beside those that the ledger has: a
+	// server that joined opens the key store key with its own unlock key, also while it
+	// is cut off.
+	Slots [][]byte `json:"slots,omitempty"`
 }
 
 // A sealedKey is one of the server's own keys, sealed under the KSK.

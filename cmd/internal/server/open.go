@@ -20,6 +20,7 @@ import (
 	"github.com/keytide/keytide/cmd/internal/console"
 	"github.com/keytide/keytide/events"
 	"github.com/keytide/keytide/events/ledger"
+	"github.com/keytide/keytide/keystore/adminapi"
 	"github.com/keytide/keytide/keystore/fips"
 	"github.com/keytide/keytide/keystore/seal"
 	"github.com/keytide/keytide/replication"
@@ -100,6 +101,10 @@ func (s *site) close() error {
 func (s *site) later(fn func() error) { s.closers = append(s.closers, fn) }
 
 func (s *site) openBus() error {
+	if s.cfg.shared != nil {
+		s.bus = s.cfg.shared
+		return nil
+	}
 	b, err := bus.Start(bus.Config{
 		StoreDir: filepath.Join(s.cfg.Dir, busDir), ServerName: s.id.Server, Listen: s.cfg.nats,
 		MaxStore: maxStore, Logger: s.log,
@@ -202,6 +207,9 @@ func (s *site) member(l openedLedger, key ed25519.PrivateKey) (*replication.Memb
 // slots returns the key store key's unlock slots: the replica's, or, for a replica
 // that has just been made, the ledger's. They prove themselves when they open.
 func (s *site) slots(ctx context.Context, l openedLedger) ([][]byte, error) {
+	if len(s.id.Slots) > 0 {
+		return s.id.Slots, nil
+	}
 	key := events.KSKKey(s.id.KSK)
 	value, ok := l.replica.Value(key)
 	if !ok {
@@ -228,10 +236,6 @@ func (s *site) slots(ctx context.Context, l openedLedger) ([][]byte, error) {
 
 // openSource joins the replicas with the feed.
 func (s *site) openSource(v *vault, signer ed25519.PrivateKey) error {
-	servers, regions := s.cfg.Feed.Servers, s.cfg.Feed.Regions
-	if len(servers) == 0 {
-		servers, regions = []string{s.feed.url()}, []string{s.cfg.Region}
-	}
 	caPath := s.cfg.Feed.CA
 	if caPath == "" {
 		caPath = filepath.Join(s.cfg.Dir, caFile)
@@ -241,7 +245,8 @@ func (s *site) openSource(v *vault, signer ed25519.PrivateKey) error {
 		return fmt.Errorf("the CA for agents: %w", err)
 	}
 	s.source = &source{
-		keys: s.keys, hosts: s.hosts, vault: v, servers: servers, regions: regions, ca: ca, log: s.log,
+		keys: s.keys, hosts: s.hosts, vault: v, ca: ca, log: s.log,
+		self: s.feed.url(), region: s.id.Region, fixed: s.cfg.Feed.Servers, fixedRegions: s.cfg.Feed.Regions,
 		known: make(map[string]knownHost), unopened: make(map[string]bool), changed: make(chan struct{}),
 	}
 	s.hub, err = hub.New(hub.Config{
@@ -255,10 +260,13 @@ func (s *site) openSource(v *vault, signer ed25519.PrivateKey) error {
 	}
 	s.service = &service{
 		id: s.id, keys: s.keys, hosts: s.hosts, vault: v, source: s.source, hub: s.hub, log: s.log,
-		generate: s.cfg.generates(), signer: signer,
+		generate: s.cfg.generates(), signer: signer, cfg: s.cfg, adminURL: func() string { return s.admin.url() },
 		reference: func() (time.Time, bool) { c := s.keys.Clock(); return c.Now, c.OK },
 	}
 	s.service.scheduler = newScheduler(s.service, s.log)
+	if s.cfg.shared != nil {
+		s.service.joinBus = &adminapi.JoinBus{}
+	}
 	s.retention = newRetention(s.service, s.log)
 	s.activation = newActivation(s.service, s.log)
 	return nil

@@ -33,6 +33,11 @@ type service struct {
 	generate  bool
 	scheduler *scheduler
 	signer    ed25519.PrivateKey // signs what is exported, as it does events
+	// What a server that joins is told. joinBus is nil where the ledgers are this
+	// server's alone.
+	cfg      Config
+	adminURL func() string
+	joinBus  *adminapi.JoinBus
 }
 
 var _ adminhttp.Service = (*service)(nil)
@@ -122,6 +127,7 @@ func (s *service) alarms() []adminapi.Alarm {
 		}
 	}
 	alarms = append(alarms, s.ringAlarms()...)
+	alarms = append(alarms, s.unvouched()...)
 	for _, f := range s.source.unfed() {
 		alarms = append(alarms, adminapi.Alarm{
 			Ledger: "feed", Kind: "material", Since: f.since,

@@ -19,14 +19,16 @@ import (
 // A source is what the hub delivers: both replicas' states with the material
 // opened. It is where the ledger and the feed meet.
 type source struct {
-	keys, hosts *replication.Member
-	vault       *vault
-	servers     []string
-	regions     []string // of servers, or none
-	ca          []byte
-	log         *slog.Logger
-	unopened    map[string]bool // hosts whose secrets did not open; rebuild's alone
-	rings       []keystore.Ring // of the newest state; rebuild's alone
+	keys, hosts  *replication.Member
+	vault        *vault
+	self         string   // base URL of this server's own feed
+	region       string   // where it stands
+	fixed        []string // base URLs as configured, instead of those that members tell
+	fixedRegions []string // of fixed, or none
+	ca           []byte
+	log          *slog.Logger
+	unopened     map[string]bool // hosts whose secrets did not open; rebuild's alone
+	rings        []keystore.Ring // of the newest state; rebuild's alone
 
 	mu      sync.Mutex // guards the fields below
 	state   *hub.State
@@ -96,6 +98,8 @@ func (s *source) Host(name string) (hub.Host, bool) {
 // run brings the state up to every event until ctx ends. A key that does not open
 // is logged, and its ring or host stays as it was: a wrong key is never fed.
 func (s *source) run(ctx context.Context) error {
+	moved := time.NewTicker(serversPeriod)
+	defer moved.Stop()
 	for {
 		_, keys := s.keys.Replica().Watch()
 		_, hosts := s.hosts.Replica().Watch()
@@ -107,8 +111,28 @@ func (s *source) run(ctx context.Context) error {
 			return nil
 		case <-keys:
 		case <-hosts:
+		case <-moved.C: // servers tell their addresses in no event
 		}
 	}
+}
+
+// serversPeriod is how often the servers' addresses are looked at.
+const serversPeriod = 5 * time.Second
+
+// servers are the base URLs of the feeds of all policy servers: as configured, or as
+// the members told them in their records, by id; this one's own comes first. regions
+// are where they stand, or none.
+func (s *source) servers() (urls, regions []string) {
+	if len(s.fixed) > 0 {
+		return s.fixed, s.fixedRegions
+	}
+	urls, regions = []string{s.self}, []string{s.region}
+	for _, v := range s.keys.Servers() {
+		if address := v.Record.Address; !v.Self && address != "" && !slices.Contains(urls, address) {
+			urls, regions = append(urls, address), append(regions, v.Record.Region)
+		}
+	}
+	return urls, regions
 }
 
 // rebuild makes a state of what both replicas hold now, and wakes the hub. It
@@ -125,7 +149,8 @@ func (s *source) rebuild() []error {
 	known, more := s.openHosts(hosts)
 	faults = append(faults, more...)
 	s.noteFaults(faults)
-	s.publish(&hub.State{V: at.String(), Rings: sets, Servers: s.servers, Regions: s.regions, CA: s.ca}, at, known)
+	servers, regions := s.servers()
+	s.publish(&hub.State{V: at.String(), Rings: sets, Servers: servers, Regions: regions, CA: s.ca}, at, known)
 	s.vault.forget(append(destroyed, destroyedKeys(s.rings, rings)...))
 	s.rings = rings
 	return faults
@@ -252,7 +277,7 @@ func (s *source) publish(state *hub.State, at position, changed map[string]known
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	maps.Copy(s.known, changed)
-	if s.state != nil && s.state.V == state.V {
+	if s.state != nil && s.state.V == state.V && slices.Equal(s.state.Servers, state.Servers) && slices.Equal(s.state.Regions, state.Regions) {
 		return
 	}
 	s.state, s.at = state, at
