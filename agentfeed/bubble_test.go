@@ -148,6 +148,11 @@ func (n *pipeNet) editedClient(t *testing.T, cacheFile string, edit func(*Client
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &Client{host: HostFile{Host: "web-1", KID: secret.KID(), Secret: secret}, config: Config{CacheFile: cacheFile}, log: slog.New(slog.DiscardHandler),
 		cancel: cancel, done: make(chan struct{}), changed: make(chan struct{}), rings: make(map[keystore.RingName]*Ring)}
+	keys, err := newSecrets(c.config, c.host, c.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.keys = keys
 	for _, h := range hosts {
 		c.host.Servers = append(c.host.Servers, "http://"+h)
 	}

@@ -44,7 +44,7 @@ func (k *keeper) restore() {
 		k.fault(err)
 		return
 	}
-	cache, err := wire.OpenCache(content, c.host.Host, c.host.Secret, c.config.PreviousSecret)
+	cache, err := wire.OpenCache(content, c.host.Host, c.keys.all()...)
 	if err == nil {
 		// The monotonic clock does not outlive a process: the age is by the wall clock.
 		age := max(0, time.Since(cache.AsOf))
@@ -57,7 +57,7 @@ func (k *keeper) restore() {
 	c.mu.Lock()
 	c.cached = true
 	k.asOf = c.proof
-	if keystore.KID(content[1:]) == c.host.KID {
+	if keystore.KID(content[1:]) == c.keys.inUse().KID() {
 		k.state, k.position = c.state, c.position
 	}
 	c.mu.Unlock()
@@ -95,8 +95,8 @@ func (k *keeper) keep(period time.Duration) {
 		return
 	}
 	held := *state
-	held.V = position.String()
-	content, err := wire.SealCache(c.host.Secret, c.host.Host, wire.Cache{AsOf: asOf.UTC(), State: held})
+	held.V, held.Secret = position.String(), nil // a secret has its own file
+	content, err := wire.SealCache(c.keys.inUse(), c.host.Host, wire.Cache{AsOf: asOf.UTC(), State: held})
 	if err == nil {
 		err = secretfile.Replace(k.path, content)
 	}

@@ -43,15 +43,17 @@ type Status struct {
 	Transport Transport // how it feeds; "" while there is none
 	Err       error     // why there is none; nil while there is one, and before the first is asked
 	CacheErr  error     // why the cache file cannot be used or written; wraps ErrCache
+	SecretErr error     // why the shared secret cannot be rolled over; wraps ErrSecret
 }
 
 // A Client holds the rings of one trusted host. All methods are safe for
 // concurrent use.
 type Client struct {
-	host   HostFile
+	host   HostFile // its secrets are those that the client was started with
 	config Config
 
 	hostRegions map[string]string // of servers, as host says
+	keys        *secrets
 	log         *slog.Logger
 	cancel      context.CancelFunc
 	done        chan struct{} // closed when the goroutines have ended
@@ -100,9 +102,14 @@ func New(c Config) (*Client, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
+	log = log.With("host", host.Host)
+	keys, err := newSecrets(c, host, log)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	client := &Client{
-		host: host, config: c, hostRegions: regionsOf(host.Servers, host.Regions), log: log.With("host", host.Host),
+		host: host, config: c, hostRegions: regionsOf(host.Servers, host.Regions), keys: keys, log: log,
 		cancel: cancel, done: make(chan struct{}),
 		changed: make(chan struct{}), rings: make(map[keystore.RingName]*Ring),
 	}
@@ -267,7 +274,7 @@ func (c *Client) Status() Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.feeding
-	s.CacheErr = c.cacheErr
+	s.CacheErr, s.SecretErr = c.cacheErr, c.keys.err()
 	if !c.ready {
 		s.State = StateWaiting
 		return s

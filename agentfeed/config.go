@@ -37,9 +37,19 @@ type Config struct {
 	// server WaitReady then waits.
 	CacheFile string
 
-	// PreviousSecret is the shared secret before Secret, if there was one. It may
-	// still open the cache; nothing else is done with it.
+	// PreviousSecret is the shared secret before Secret, if there was one and the host
+	// file does not name it. It may still open the cache, and is tried when servers
+	// refuse the other.
 	PreviousSecret keystore.Material
+
+	// SecretState is a file that keeps the shared secret once it has been rolled over.
+	// It must last as long as the host file does. If empty, HostFile itself is
+	// rewritten; where that cannot be written, or Secret or SecretFile are set, the
+	// host's secret is not rolled over.
+	SecretState string
+
+	// FixedSecret says that no new secret is kept: for images whose files do not last.
+	FixedSecret bool
 
 	// PollInterval is the time from one poll to the next, give or take a fifth, where
 	// neither streams nor polls that wait get through. If zero, 30 seconds. A rollover

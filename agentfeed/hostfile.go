@@ -24,6 +24,10 @@ type HostFile struct {
 	Host    string            // the trusted host's name
 	KID     keystore.KID      // of Secret
 	Secret  keystore.Material // the shared secret
+
+	Previous keystore.Material // the one before it; zero: none
+	Instance string            // of this copy, 16 hexadecimal digits; empty: none yet
+	Origin   keystore.KID      // in a state file: of the secret in the host file that it follows
 }
 
 // ErrHostFile: a host file that does not say what it must.
@@ -96,6 +100,9 @@ func (h HostFile) Check() error {
 	case h.Secret.KID() != h.KID:
 		faults = append(faults, fmt.Errorf("kid: is %s, but that of the secret is %s", h.KID, h.Secret.KID()))
 	}
+	if _, err := wire.ParseInstance(h.Instance); h.Instance != "" && err != nil {
+		faults = append(faults, fmt.Errorf("instance: %w", err))
+	}
 	return errors.Join(faults...)
 }
 
@@ -155,11 +162,27 @@ func (h HostFile) Encode() ([]byte, error) {
 	}
 	// In quotes, as a general reader of YAML may take some of them for numbers.
 	fmt.Fprintf(&b, "host: %q\nkid: %q\n", h.Host, h.KID.String())
-	err := h.Secret.Use(func(secret []byte) error {
-		b.WriteString(`secret: "` + wire.B64.EncodeToString(secret) + "\"\n")
-		return nil
-	})
-	return b.Bytes(), err
+	if h.Instance != "" {
+		fmt.Fprintf(&b, "instance: %q\n", h.Instance)
+	}
+	if h.Origin != (keystore.KID{}) {
+		fmt.Fprintf(&b, "origin: %q\n", h.Origin.String())
+	}
+	for _, s := range []struct {
+		key    string
+		secret keystore.Material
+	}{{"secret", h.Secret}, {"previous", h.Previous}} {
+		if s.secret.IsZero() {
+			continue
+		}
+		if err := s.secret.Use(func(secret []byte) error {
+			b.WriteString(s.key + `: "` + wire.B64.EncodeToString(secret) + "\"\n")
+			return nil
+		}); err != nil {
+			return nil, err
+		}
+	}
+	return b.Bytes(), nil
 }
 
 // A hostFileParser reads the one flat form of YAML that a host file has.
@@ -199,14 +222,14 @@ func (p *hostFileParser) entry() error {
 		return p.list(key, value, &p.file.Regions, keystore.CheckName)
 	case "ca":
 		return p.ca(value)
-	case "host", "kid", "secret", "region":
+	case "host", "kid", "secret", "region", "previous", "instance", "origin":
 		text, err := plain(value)
 		if err != nil {
 			return fmt.Errorf("%s: %w", key, err)
 		}
 		return p.scalar(key, text)
 	}
-	return errors.New("unknown key; there are servers, regions, region, ca, host, kid and secret")
+	return errors.New("unknown key; there are servers, regions, region, ca, host, kid, secret, previous, instance and origin")
 }
 
 func (p *hostFileParser) scalar(key, text string) (err error) {
@@ -221,6 +244,13 @@ func (p *hostFileParser) scalar(key, text string) (err error) {
 		p.file.KID, err = keystore.ParseKID(text)
 	case "secret":
 		p.file.Secret, err = parseSecret(text)
+	case "previous":
+		p.file.Previous, err = parseSecret(text)
+	case "instance":
+		p.file.Instance = text
+		_, err = wire.ParseInstance(text)
+	case "origin":
+		p.file.Origin, err = keystore.ParseKID(text)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", key, err)

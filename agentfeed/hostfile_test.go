@@ -32,6 +32,7 @@ func TestHostFileRoundTrip(t *testing.T) {
 	want := feedtest.NewServer(t).Host("web-1")
 	want.Servers = append(want.Servers, "https://ps-2.example:7443")
 	want.Regions, want.Region = []string{"eu", "us"}, "us"
+	want.Previous, want.Instance, want.Origin = feedtest.NewServer(t).Host("web-9").Secret, "00c0ffee00c0ffee", want.KID
 	content, err := want.Encode()
 	if err != nil {
 		t.Fatal(err)
@@ -98,6 +99,10 @@ func TestHostFileFaults(t *testing.T) {
 		"open quote":      {replace("web-1", `"web-1`), "does not end"},
 		"windows":         {strings.ReplaceAll(text, "\n", "\r\n"), "line 1"},
 		"document":        {"---\n" + text, "want"},
+		"instance":        {text + "instance: 00C0FFEE00c0ffee\n", "16 lower-case"},
+		"no instance":     {text + "instance: 0000000000000000\n", "16 lower-case"},
+		"short previous":  {text + "previous: AAAA\n", "previous"},
+		"origin":          {text + "origin: web\n", "origin"},
 		"not YAML":        {"hello\n", "line 1"},
 		"indented key":    {replace("host:", "  host:"), "PEM"},
 	} {

@@ -128,7 +128,11 @@ func (s *session) reply(response *http.Response, from *Status) error {
 		}
 		from.named(envelope.Server)
 		s.asOf = s.local(state.AsOf)
-		return s.client.apply(envelope.V, &state, s.asOf, from)
+		if err := s.client.apply(envelope.V, &state, s.asOf, from); err != nil {
+			return err
+		}
+		s.renew(state.Secret, false)
+		return nil
 	case http.StatusNotModified:
 		var beat wire.Beat
 		envelope, err := s.unseal(wire.EventBeat, []byte(response.Header.Get("Keytide-Heartbeat")), &beat)
@@ -163,7 +167,7 @@ func (s *session) unseal(event string, text []byte, message any) (wire.Envelope,
 	if err != nil {
 		return envelope, fmt.Errorf("%s: server nonce: %w", event, err)
 	}
-	s.channel, err = wire.NewChannel(s.client.host.Secret, s.client.host.Host, s.nonce, server)
+	s.channel, err = wire.NewChannel(s.secret, s.client.host.Host, s.nonce, server)
 	if err != nil {
 		return envelope, err
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/keytide/keytide/agentfeed/internal/wire"
+	"github.com/keytide/keytide/keystore"
 )
 
 const (
@@ -29,6 +30,7 @@ var (
 	errBye    = errors.New("the server is shutting down")
 	errMoved  = errors.New("another server knows of a later time that the rings were current")
 	errProbe  = errors.New("it is time to see whether a stream gets through")
+	errRenew  = errors.New("a new shared secret is in use")
 	errCut    = errors.New("the answer was cut off")
 )
 
@@ -40,6 +42,8 @@ type session struct {
 	server   *server
 	outcome  outcome
 
+	secret    keystore.Material // of the last request
+	end       context.CancelCauseFunc
 	nonce     wire.Nonce
 	sent      time.Time   // when the last request was
 	connected atomic.Bool // it had a connection
@@ -61,6 +65,8 @@ func (s *session) run(ctx context.Context) error {
 	scouting := s.scout(ctx, cancel, patience)
 	defer func() { <-scouting }()
 	defer cancel(nil)
+	s.end = cancel
+	s.client.keys.prepare()
 	s.head, s.watchdog = headTimeout, time.AfterFunc(headTimeout, func() { cancel(errSilent) })
 	defer s.watchdog.Stop()
 	streams := s.server.transport(time.Now()) == TransportStream
@@ -78,6 +84,12 @@ func (s *session) run(ctx context.Context) error {
 		err = fmt.Errorf("%s: %w", s.server.url, errSilent)
 	case errors.Is(cause, errMoved), errors.Is(cause, errHome):
 		return cause
+	case errors.Is(cause, errRenew):
+		s.outcome.again = true
+		return errRenew
+	}
+	if refusesSecret(err) && s.client.keys.refused(s.client.kidOf(s.secret)) {
+		s.outcome.again = true
 	}
 	if streams {
 		s.learn(err)
@@ -119,9 +131,11 @@ func (s *session) request(ctx context.Context, edit func(http.Header)) (*http.Re
 	}
 	s.nonce = wire.NewNonce()
 	s.sent = time.Now()
-	a := wire.Authorization{Host: s.client.host.Host, KID: s.client.host.KID, Nonce: s.nonce,
+	s.secret = s.client.keys.inUse()
+	a := wire.Authorization{Host: s.client.host.Host, KID: s.client.kidOf(s.secret), Nonce: s.nonce,
 		Time: s.sent.Add(s.server.offset).Unix(), Applied: s.client.applied()}
-	if err := a.Sign(s.client.host.Secret, http.MethodGet, feedTarget); err != nil {
+	a.Instance, a.Keeps = s.client.keys.identity()
+	if err := a.Sign(s.secret, http.MethodGet, feedTarget); err != nil {
 		return nil, err
 	}
 	request.Header.Set("Authorization", a.String())
@@ -129,6 +143,30 @@ func (s *session) request(ctx context.Context, edit func(http.Header)) (*http.Re
 	request.Header.Set("User-Agent", "keytide-agentfeed")
 	edit(request.Header)
 	return s.http.Do(request)
+}
+
+// kidOf is the id of a secret, which a configuration may give the first one itself.
+func (c *Client) kidOf(secret keystore.Material) keystore.KID {
+	if kid := secret.KID(); kid != c.host.Secret.KID() {
+		return kid
+	}
+	return c.host.KID
+}
+
+// renew keeps a new secret that the server has offered, and has a stream taken up
+// anew with it, after a while that spreads the agents of many hosts.
+func (s *session) renew(offered *wire.NewSecret, stream bool) {
+	if offered == nil || offered.K.IsZero() || offered.K.KID() != offered.KID {
+		return
+	}
+	renewed, err := s.client.keys.take(offered.K.Material, s.secret)
+	if err != nil {
+		return // it is logged, and the next request says that none can be kept
+	}
+	if renewed && stream {
+		within := time.Duration(min(max(offered.Within, 1), 3600)) * time.Second
+		time.AfterFunc(between(0, within, s.follower.random), func() { s.end(errRenew) })
+	}
 }
 
 // applied is the position held, "" when there is none.

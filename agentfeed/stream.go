@@ -88,7 +88,7 @@ func (s *session) greet(e wire.Event) error {
 		return fmt.Errorf("hello: server nonce: %w", err)
 	}
 	s.hello.Server = printable(s.hello.Server)
-	s.channel, err = wire.NewChannel(s.client.host.Secret, s.client.host.Host, s.nonce, server)
+	s.channel, err = wire.NewChannel(s.secret, s.client.host.Host, s.nonce, server)
 	s.watchdog.Reset(sealedTimeout)
 	return err
 }
@@ -118,6 +118,7 @@ func (s *session) sealed(e wire.Event) error {
 	}
 	s.delivered(TransportStream, envelope.V)
 	s.alive()
+	s.renew(state.Secret, true)
 	return nil
 }
 

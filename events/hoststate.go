@@ -2,6 +2,7 @@ package events
 
 import (
 	"cmp"
+	"iter"
 	"maps"
 	"slices"
 
@@ -21,6 +22,9 @@ func (s *State) Tokens() []host.Token {
 		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID.String(), b.ID.String()))
 	})
 }
+
+// EachHost yields the trusted hosts in no order, revoked ones included.
+func (s *State) EachHost() iter.Seq[host.Host] { return maps.Values(s.hosts) }
 
 // SecretPolicy returns the policy for shared secrets; the zero one while none was
 // set.

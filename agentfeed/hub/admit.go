@@ -3,6 +3,7 @@ package hub
 import (
 	"crypto/rand"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +27,10 @@ type grant struct {
 	// replayable: the nonce may have been used before. What is answered tells whoever
 	// repeats the request nothing, and changes nothing.
 	replayable bool
+
+	instance [8]byte    // the copy of the secret; zero: not said
+	keeps    bool       // it can keep a new secret
+	from     netip.Addr // where the request came from
 }
 
 func randomMaterial() (keystore.Material, error) {
@@ -63,7 +68,10 @@ func (h *Hub) admitAs(r *http.Request, g *grant) *wire.Problem {
 		p.Detail = err.Error()
 		return p
 	}
-	g.host, g.kid, g.nonce = a.Host, a.KID, a.Nonce
+	g.host, g.kid, g.nonce, g.keeps, g.from = a.Host, a.KID, a.Nonce, a.Keeps, addressFrom(r)
+	if a.Instance != "" {
+		g.instance, _ = wire.ParseInstance(a.Instance) // checked when the header was read
+	}
 	return h.authenticate(r, a, g)
 }
 
@@ -109,7 +117,7 @@ func standing(host Host, kid keystore.KID) *wire.Problem {
 	}
 	var valid []string
 	for _, s := range host.Secrets {
-		if s.Retired {
+		if s.Retired && (s.KID != kid || !time.Now().Before(s.Until)) {
 			continue
 		}
 		if s.KID == kid {

@@ -56,6 +56,9 @@ type Host struct {
 	Secrets []Secret
 	Revoked bool
 	Tickets ticket.Right // to session tickets of its rings
+
+	// Offer is the secret that the host's agents shall keep and then use; nil: none.
+	Offer *Secret
 }
 
 // A Secret is a shared secret of a host.
@@ -63,6 +66,9 @@ type Secret struct {
 	KID      keystore.KID
 	Material keystore.Material
 	Retired  bool // no longer admits; who shows it is told which ones do
+	// Until is when a retired secret stops to admit: an agent that this server has fed
+	// meanwhile, cut off from the others, can still take the new one.
+	Until time.Time
 }
 
 // Config says what a Hub delivers and how. Fields left zero get their default.
@@ -97,6 +103,10 @@ type Config struct {
 	// Tickets gives the session ticket keys of a ring. If nil, the hub seals and opens
 	// no session tickets.
 	Tickets func(keystore.RingName) (TicketKeys, error)
+
+	// Seen is told of each request that was admitted. It must return at once. If nil,
+	// nobody is.
+	Seen func(Sight)
 
 	Logger *slog.Logger // if nil, nothing is logged
 }
@@ -248,6 +258,7 @@ func (h *Hub) serveFeed(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	prove(r)
+	h.see(g)
 	if accepts(r, "text/event-stream") {
 		h.serveStream(w, r, g)
 		return

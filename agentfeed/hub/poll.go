@@ -70,6 +70,9 @@ func (h *Hub) hostOf(g *grant) (Host, *wire.Problem) {
 	if !ok || len(host.Secrets) == 0 {
 		host.Revoked = true // a host that is gone is told no more than that
 	}
+	if !g.keeps || host.Offer != nil && host.Offer.KID == g.kid {
+		host.Offer = nil // it could not keep it, or has it
+	}
 	return host, standing(host, g.kid)
 }
 

@@ -19,11 +19,13 @@ type view struct {
 	servers []string
 	regions []string
 	ca      []byte
+	offer   *Secret // of one host, whose view is then its own; nil: none
 }
 
 func (v *view) equal(o *view) bool {
 	return v == o || v != nil && o != nil &&
-		slices.Equal(v.rings, o.rings) && slices.Equal(v.servers, o.servers) && slices.Equal(v.regions, o.regions) && bytes.Equal(v.ca, o.ca)
+		slices.Equal(v.rings, o.rings) && slices.Equal(v.servers, o.servers) && slices.Equal(v.regions, o.regions) && bytes.Equal(v.ca, o.ca) &&
+		(v.offer == o.offer || v.offer != nil && o.offer != nil && v.offer.KID == o.offer.KID)
 }
 
 // A round is one look at the newest state. All streams that it finds due share what
@@ -55,6 +57,17 @@ func (h *Hub) look() (*round, <-chan struct{}) {
 
 // view is what the host is told of the round's state.
 func (r *round) view(host Host) *view {
+	v := r.shared(host)
+	if host.Offer == nil {
+		return v
+	}
+	own := *v
+	own.offer = host.Offer
+	return &own
+}
+
+// shared is the part of a host's view that hosts with the same rights share.
+func (r *round) shared(host Host) *view {
 	names := host.Rings
 	if !slices.IsSorted(names) {
 		names = slices.Sorted(slices.Values(names))
@@ -133,6 +146,9 @@ func (h *Hub) message(position string, v *view) wire.State {
 		StaleAfter: int64(h.config.StaleAfter / time.Second), MaxStale: int64(h.config.MaxStale / time.Second),
 		Servers: v.servers, Regions: v.regions, CA: string(v.ca),
 		Rings: make([]wire.Ring, 0, len(v.rings)),
+	}
+	if v.offer != nil {
+		m.Secret = &wire.NewSecret{KID: v.offer.KID, K: wire.Bytes{Material: v.offer.Material}, Within: h.within()}
 	}
 	m.IssuedAt = h.now() // taken last: not before AsOf
 	for _, set := range v.rings {

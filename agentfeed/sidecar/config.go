@@ -28,6 +28,16 @@ type Config struct {
 	// If not set, they are. Without it keys touch no disk but that of the outputs.
 	Cache *bool `yaml:"cache"`
 
+	// SecretState is a file that keeps the shared secret once it has been rolled over,
+	// where the host file cannot be written. It must last as long as the host file does.
+	// If empty, the host file itself is rewritten.
+	SecretState string `yaml:"secret_state"`
+
+	// KeepSecret says whether a new shared secret is kept at all. If not set, it is. On
+	// images whose files do not outlast the container, say false: the host's secret is
+	// then not rolled over, as otherwise the next start would come with the former one.
+	KeepSecret *bool `yaml:"keep_secret"`
+
 	// Metrics is where /metrics, /healthz and /readyz are served, in plain HTTP.
 	Metrics Metrics `yaml:"metrics"`
 
@@ -153,7 +163,7 @@ func (c *Config) prepare(dir string, report strictyaml.Report) {
 		}
 		return filepath.Join(dir, path)
 	}
-	c.HostFile, c.StateDir = from(c.HostFile), from(c.StateDir)
+	c.HostFile, c.StateDir, c.SecretState = from(c.HostFile), from(c.StateDir), from(c.SecretState)
 	for i := range c.Outputs {
 		o := &c.Outputs[i]
 		o.Dir = from(o.Dir)

@@ -53,7 +53,10 @@ func run(ctx context.Context, c *Config, env Env) error {
 	if err != nil {
 		return err
 	}
-	client, err := agentfeed.New(agentfeed.Config{HostFile: c.HostFile, Region: c.Region, PollInterval: c.PollInterval, CacheFile: cache, Proxy: env.Proxy, Logger: log})
+	client, err := agentfeed.New(agentfeed.Config{
+		HostFile: c.HostFile, Region: c.Region, PollInterval: c.PollInterval, CacheFile: cache, Proxy: env.Proxy, Logger: log,
+		SecretState: c.SecretState, FixedSecret: c.KeepSecret != nil && !*c.KeepSecret,
+	})
 	if err != nil {
 		return err
 	}

@@ -18,8 +18,15 @@ type Host struct {
 	LastEvent    Event     `json:"last_event"`
 
 	HostGrant
-	Token   string `json:"token"`   // by which it registered itself; empty: an administrator did
-	Expired bool   `json:"expired"` // revoked because it was not seen for too long
+	Token     string     `json:"token"`     // by which it registered itself; empty: an administrator did
+	Expired   bool       `json:"expired"`   // revoked because it was not seen for too long
+	LastSeen  *time.Time `json:"last_seen"` // to the day, or better by the server that answers; null: never
+	Stale     bool       `json:"stale"`     // registered, and not seen for 7 days
+	Rolling   bool       `json:"rolling"`   // two secrets are valid until every instance has shown the new one
+	Instances int        `json:"instances"` // copies of its secret that were seen in the last 7 days
+	Clones    int        `json:"clones"`    // of them, those that should not be: more than one, or one at several addresses
+	CanRoll   bool       `json:"can_roll"`  // a rollover of its secret may begin now
+	WhyNot    string     `json:"why_not"`   // or why not
 }
 
 // HostGrant is what a host is beside its rings.
@@ -39,7 +46,8 @@ type Hosts struct {
 // `host show` prints.
 type HostShown struct {
 	Host
-	Secrets []HostSecret `json:"secrets"` // valid ones, newest first; none once revoked
+	Secrets []HostSecret   `json:"secrets"` // valid ones, newest first; none once revoked
+	Seen    []HostInstance `json:"seen"`    // its instances
 	// Keys are those that its agents may know and that are not destroyed. Once it
 	// is revoked, they are the keys that there were until then.
 	Keys []HostKeys `json:"keys"`
@@ -53,6 +61,15 @@ type HostSecret struct {
 	KID        string    `json:"kid"`
 	CreatedAt  time.Time `json:"created_at"`
 	Generation uint64    `json:"generation"` // counts the host's secrets
+}
+
+// HostInstance is one copy of a host's secret: each disk that holds it is one.
+type HostInstance struct {
+	ID         string    `json:"id"` // 16 hexadecimal digits; all zero: agents that give none
+	LastSeen   time.Time `json:"last_seen"`
+	Generation uint64    `json:"generation"` // of the secret that it showed last
+	Keeps      bool      `json:"keeps"`      // it can keep a new secret
+	Addresses  []string  `json:"addresses"`  // where it is connected from to the server that answers
 }
 
 // HostKeys are keys of one ring that a host's agents may know.

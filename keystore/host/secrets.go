@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/keytide/keytide/keystore"
@@ -294,4 +296,35 @@ func (p SecretPolicy) early(h Host) time.Duration {
 	hash := fnv.New64a()
 	fmt.Fprintf(hash, "%s|%d", h.Name, h.Generation)
 	return time.Duration(float64(p.Every/10) * (float64(hash.Sum64()%10_000) / 10_000))
+}
+
+// ParseAge reads an age such as 12h, 30d, 2w or 3mo (a month is 30 days), or "off",
+// which is 0. The error wraps keystore.ErrInvalid.
+func ParseAge(text string) (time.Duration, error) {
+	if text == "off" {
+		return 0, nil
+	}
+	const day = 24 * time.Hour
+	for _, unit := range []struct {
+		suffix string
+		length time.Duration
+	}{{"mo", 30 * day}, {"w", 7 * day}, {"d", day}, {"h", time.Hour}} {
+		digits, ok := strings.CutSuffix(text, unit.suffix)
+		if n, err := strconv.ParseUint(digits, 10, 16); ok && err == nil && time.Duration(n) <= MaxSecretAge/unit.length {
+			return time.Duration(n) * unit.length, nil
+		}
+	}
+	return 0, invalidf("age %q: want hours, days, weeks or months, such as 12h, 30d, 2w or 3mo, or off", text)
+}
+
+// AgeText is the shortest text that ParseAge reads as d, which has whole hours.
+func AgeText(d time.Duration) string {
+	const day = 24 * time.Hour
+	switch {
+	case d == 0:
+		return "off"
+	case d%day == 0:
+		return fmt.Sprintf("%dd", d/day)
+	}
+	return fmt.Sprintf("%dh", d/time.Hour)
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
@@ -64,6 +65,15 @@ func decodeFixed(s string, size int) ([]byte, error) {
 	return b, nil
 }
 
+// ParseInstance reads the 16 hexadecimal digits of an instance's id, not all zero.
+func ParseInstance(s string) (id [8]byte, err error) {
+	raw, err := hex.DecodeString(s)
+	if err != nil || len(raw) != len(id) || strings.ToLower(s) != s || [8]byte(raw) == id {
+		return id, errors.New("want 16 lower-case hexadecimal digits, not all zero")
+	}
+	return [8]byte(raw), nil
+}
+
 // An Authorization is what an agent says about itself in one request.
 type Authorization struct {
 	Host    string
@@ -71,7 +81,13 @@ type Authorization struct {
 	Time    int64 // unix seconds
 	Nonce   Nonce
 	Applied string // the position held; empty: not said
-	MAC     [sha256.Size]byte
+	// Instance tells the copies of a secret apart, 16 hexadecimal digits; empty: not
+	// said. Keeps says that this one can keep a new secret.
+	Instance string
+	Keeps    bool
+	MAC      [sha256.Size]byte
+
+	Body string // SHA-256 of a POST's body, which the MAC covers, in hexadecimal; empty: there is none
 }
 
 // Sign fills in the MAC of a request with this method and target.
@@ -102,6 +118,15 @@ func (a *Authorization) mac(secret keystore.Material, method, target string) ([s
 		if a.Applied != "" {
 			fmt.Fprintf(h, "\napplied=%s", a.Applied)
 		}
+		if a.Instance != "" {
+			fmt.Fprintf(h, "\ninstance=%s", a.Instance)
+		}
+		if a.Keeps {
+			fmt.Fprint(h, "\nkeeps=1")
+		}
+		if a.Body != "" {
+			fmt.Fprintf(h, "\nbody=%s", a.Body)
+		}
 		h.Sum(sum[:0])
 		return nil
 	})
@@ -114,6 +139,12 @@ func (a *Authorization) String() string {
 	fmt.Fprintf(&b, `%s host="%s", kid="%s", ts="%d", nonce="%s"`, Scheme, a.Host, a.KID, a.Time, a.Nonce)
 	if a.Applied != "" {
 		fmt.Fprintf(&b, `, applied="%s"`, a.Applied)
+	}
+	if a.Instance != "" {
+		fmt.Fprintf(&b, `, instance="%s"`, a.Instance)
+	}
+	if a.Keeps {
+		b.WriteString(`, keeps="1"`)
 	}
 	fmt.Fprintf(&b, `, mac="%s"`, B64.EncodeToString(a.MAC[:]))
 	return b.String()
@@ -141,7 +172,7 @@ func parseAuthorization(header string) (*Authorization, error) {
 		return nil, fmt.Errorf("the scheme is not %s", Scheme)
 	}
 	var a Authorization
-	seen := make(map[string]bool, 6)
+	seen := make(map[string]bool, 8)
 	for part := range strings.SplitSeq(rest, ", ") {
 		name, quoted, ok := strings.Cut(part, `="`)
 		value, closed := strings.CutSuffix(quoted, `"`)
@@ -183,6 +214,13 @@ func (a *Authorization) set(name, value string) (err error) {
 	case "applied":
 		a.Applied = value
 		_, err = ParsePosition(value)
+	case "instance":
+		a.Instance = value
+		_, err = ParseInstance(value)
+	case "keeps":
+		if a.Keeps = value == "1"; !a.Keeps {
+			err = errors.New("want 1")
+		}
 	case "mac":
 		var mac []byte
 		if mac, err = decodeFixed(value, len(a.MAC)); err == nil {

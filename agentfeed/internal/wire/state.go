@@ -52,7 +52,17 @@ type State struct {
 	CA         string    `json:"ca,omitempty"`      // PEM
 	Rings      []Ring    `json:"rings"`
 
+	// Secret is the host's new shared secret, while the former is valid too.
+	Secret *NewSecret `json:"secret,omitempty"`
+
 	ReceivedAt *time.Time `json:"received_at,omitempty"` // as in Beat
+}
+
+// NewSecret is a shared secret for an agent to keep, and then to use.
+type NewSecret struct {
+	KID    keystore.KID `json:"kid"`
+	K      Bytes        `json:"k"`
+	Within int64        `json:"within"` // seconds: the agent connects anew, with it, after a random part of them
 }
 
 // Ring is one ring of a State.

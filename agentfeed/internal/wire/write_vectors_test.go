@@ -62,7 +62,12 @@ func sampleAuth(t *testing.T) []authVector {
 	if strings.HasPrefix(list[0].Note, "with ") {
 		list[0], list[1] = list[1], list[0]
 	}
-	return list
+	a := wire.Authorization{Host: "web-1", KID: secret.KID(), Time: 1795392000, Nonce: wire.Nonce{15: 1}, Applied: "1.42-1.7",
+		Instance: "00c0ffee00c0ffee", Keeps: true}
+	if err := a.Sign(secret, "GET", "/v1/feed"); err != nil {
+		t.Fatal(err)
+	}
+	return append(list, authVector{"with all parameters", secretHex, "GET", "/v1/feed", a.String()})
 }
 
 func spoilAuth(good authVector) []authVector {
@@ -83,6 +88,9 @@ func spoilAuth(good authVector) []authVector {
 	add("other time", replace(`ts="1795392000"`, `ts="1795392001"`))
 	add("leading zero in ts", replace(`ts="1795392000"`, `ts="01795392000"`))
 	add("applied added", replace(`, mac=`, `, applied="1.42-1.7", mac=`))
+	add("keeps added", replace(`, mac=`, `, keeps="1", mac=`))
+	add("instance added", replace(`, mac=`, `, instance="00c0ffee00c0ffee", mac=`))
+	add("instance of zeros", replace(`, mac=`, `, instance="0000000000000000", mac=`))
 	add("unknown parameter", replace(`, mac=`, `, extra="1", mac=`))
 	add("parameter twice", replace(`, mac=`, `, host="web-1", mac=`))
 	add("no mac", func(v *authVector) { v.Header, _, _ = strings.Cut(v.Header, ", mac=") })

@@ -51,6 +51,7 @@ func New(cfg Config) http.Handler {
 	a.host()
 	a.hostTokens()
 	a.servers()
+	a.hostSecrets()
 	a.audit()
 	a.published()
 	a.streams(mux)

@@ -327,9 +327,36 @@ valid.`,
 heard of it. The hosts that it has registered stay.`,
 		example: `  keytide host token revoke 1f0c9a4be2d85573 --reason "image withdrawn"`,
 	},
+	"keytide host roll": {
+		long: `Give hosts new shared secrets: those that are named, those with a label, or all.
+
+The new secret travels in the sealed state, an agent has it on disk before it
+uses it, and the former one stays valid until every agent of the host that was
+seen in the last seven days has shown the new one. No order of crashes and cuts
+leaves an agent without a valid secret. A host is left out, with the reason, if
+one of its agents could not write a new secret, if none was seen lately, or if
+its last rollover is still under way.
+
+Against a stolen secret revoke the host: who has the former one gets the new one
+as its agents do.`,
+		example: `  keytide host roll web-1 web-2 --reason "former employee"
+  keytide host roll --label env=prod
+  keytide host roll --all -o json`,
+	},
+	"keytide host policy": {
+		long: `Show, or set, at what age shared secrets roll over by themselves: for hosts that
+are registered with --allow-roll. A secret ends up to a tenth earlier than the
+policy says, so that hosts are spread. The shortest age is an hour; a month has
+30 days.`,
+		example: `  keytide host policy
+  keytide host policy --secret-every 30d --reason "audit"
+  keytide host policy --secret-every off`,
+	},
 	"keytide host list": {
-		long: `List the trusted hosts, and how many agents of each are connected to this
-server.`,
+		long: `List the trusted hosts, how many agents of each are connected to this server,
+and when they were last seen: by this server, or else to the day. A host is
+stale when nobody has seen it for seven days, and cloned when its secret is used
+by several copies of its host file, or from several addresses at once.`,
 		example: "  keytide host list\n  keytide host list -o json",
 	},
 	"keytide host show": {

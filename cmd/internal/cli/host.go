@@ -22,7 +22,7 @@ import (
 
 func (a *app) hostCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "host", Short: "Register, show and end trusted hosts"}
-	cmd.AddCommand(a.hostRegister(), a.hostToken(), a.hostList(), a.hostShow(), a.hostRevoke())
+	cmd.AddCommand(a.hostRegister(), a.hostToken(), a.hostList(), a.hostShow(), a.hostRoll(), a.hostPolicy(), a.hostRevoke())
 	return cmd
 }
 
@@ -42,9 +42,9 @@ func (a *app) hostList() *cobra.Command {
 func printHosts(w io.Writer, hosts []adminapi.Host) {
 	rows := make([][]string, len(hosts))
 	for i, h := range hosts {
-		rows[i] = []string{h.Name, hostState(h), strconv.Itoa(h.Agents), stamp(h.RegisteredAt), list(h.Rings)}
+		rows[i] = []string{h.Name, hostState(h), strconv.Itoa(h.Agents), seenText(h), list(h.Rings)}
 	}
-	printTable(w, []string{"HOST", "STATE", "AGENTS", "REGISTERED", "RINGS"}, rows)
+	printTable(w, []string{"HOST", "STATE", "AGENTS", "LAST SEEN", "RINGS"}, rows)
 }
 
 // A registration is what host register prints: all but the secret.

@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -37,18 +39,65 @@ func printHost(w io.Writer, h adminapi.HostShown) {
 		[2]string{"rings", list(h.Rings)},
 		[2]string{"registered", stamp(h.RegisteredAt)},
 		[2]string{"agents", fmt.Sprintf("%d connected to this server", h.Agents)},
+		[2]string{"last seen", seenText(h.Host)},
+		[2]string{"labels", labelText(h.Labels)},
+		[2]string{"token", cmp.Or(h.Token, "-")},
+		[2]string{"ephemeral", cmp.Or(h.Ephemeral, "-")},
 		[2]string{"secrets", list(secrets)},
+		[2]string{"new secret", rollText(h.Host)},
 		[2]string{"last event", fmt.Sprintf("%d %s %s %s", h.LastEvent.N, h.LastEvent.Type, stamp(h.LastEvent.At), h.LastEvent.ID)},
 	)
+	printSeen(w, h.Seen)
 	printHostKeys(w, h.Keys)
 	printNext(w, h.Next)
 }
 
 func hostState(h adminapi.Host) string {
-	if h.Revoked {
+	switch {
+	case h.Expired:
+		return "expired"
+	case h.Revoked:
 		return "revoked"
+	case h.Clones > 0:
+		return "cloned"
+	case h.Stale:
+		return "stale"
 	}
 	return "registered"
+}
+
+func seenText(h adminapi.Host) string {
+	if h.LastSeen == nil {
+		return "never"
+	}
+	return stamp(h.LastSeen.Truncate(time.Second))
+}
+
+// rollText says whether a host's secret can be rolled over.
+func rollText(h adminapi.Host) string {
+	switch {
+	case h.CanRoll && h.AllowRoll:
+		return "now, and by age"
+	case h.CanRoll:
+		return "now; by age it is not allowed"
+	}
+	return "not now: " + h.WhyNot
+}
+
+func printSeen(w io.Writer, instances []adminapi.HostInstance) {
+	if len(instances) == 0 {
+		return
+	}
+	rows := make([][]string, len(instances))
+	for i, s := range instances {
+		keeps := "yes"
+		if !s.Keeps {
+			keeps = "no"
+		}
+		rows[i] = []string{s.ID, stamp(s.LastSeen.Truncate(time.Second)), strconv.FormatUint(s.Generation, 10), keeps, list(s.Addresses)}
+	}
+	fmt.Fprintln(w)
+	printTable(w, []string{"INSTANCE", "MARKED", "SECRET", "KEEPS", "CONNECTED FROM"}, rows)
 }
 
 func printHostKeys(w io.Writer, rings []adminapi.HostKeys) {

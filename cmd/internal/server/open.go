@@ -40,6 +40,7 @@ type site struct {
 	service     *service
 	retention   *retention
 	activation  *activation
+	sights      *sights
 
 	admin, feed  *listener
 	listeners    []*listener // in the order in which they stop
@@ -249,10 +250,11 @@ func (s *site) openSource(v *vault, signer ed25519.PrivateKey) error {
 		self: s.feed.url(), region: s.id.Region, fixed: s.cfg.Feed.Servers, fixedRegions: s.cfg.Feed.Regions,
 		known: make(map[string]knownHost), unopened: make(map[string]bool), changed: make(chan struct{}),
 	}
+	s.sights = newSights(nil, s.log)
 	s.hub, err = hub.New(hub.Config{
 		Tickets: s.source.ticketKeys,
-
-		Source: s.source, Server: s.id.Server, Logger: s.log, ClockOffset: s.cfg.clockOffset,
+		Seen:    s.sights.see,
+		Source:  s.source, Server: s.id.Server, Logger: s.log, ClockOffset: s.cfg.clockOffset,
 		Heartbeat: s.cfg.Feed.Heartbeat, StaleAfter: s.cfg.Feed.StaleAfter, MaxStale: s.cfg.Feed.MaxStale,
 	})
 	if err != nil {
@@ -269,6 +271,7 @@ func (s *site) openSource(v *vault, signer ed25519.PrivateKey) error {
 	}
 	s.retention = newRetention(s.service, s.log)
 	s.activation = newActivation(s.service, s.log)
+	s.sights.service, s.service.sights = s.service, s.sights
 	return nil
 }
 

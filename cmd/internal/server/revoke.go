@@ -23,13 +23,9 @@ func (s *service) Host(_ context.Context, name string) (shown adminapi.HostShown
 	if err != nil {
 		return adminapi.HostShown{}, err
 	}
-	agents := 0
-	for _, stream := range s.hub.Streams() {
-		if stream.Host == name {
-			agents++
-		}
-	}
-	shown = adminapi.HostShown{Host: hostView(h, agents), Secrets: []adminapi.HostSecret{}, Next: []string{}}
+	open := s.connected()[name]
+	shown = adminapi.HostShown{Host: hostView(h, len(open)), Secrets: []adminapi.HostSecret{}, Next: []string{}}
+	shown.Seen = s.seenView(&shown.Host, h, open)
 	for _, secret := range h.Secrets {
 		shown.Secrets = append(shown.Secrets, adminapi.HostSecret{
 			KID: secret.KID.String(), CreatedAt: secret.Created.UTC(), Generation: secret.Generation,

@@ -26,6 +26,7 @@ type service struct {
 	vault  *vault
 	source *source
 	hub    *hub.Hub
+	sights *sights
 	log    *slog.Logger
 	plans  plans
 	// reference is the clock of slots. generate: this server makes keys of rings.
@@ -83,13 +84,11 @@ func (s *service) Ring(_ context.Context, name keystore.RingName) (adminapi.Ring
 func (s *service) Hosts(context.Context) (adminapi.Hosts, error) {
 	var hosts []host.Host
 	s.hosts.Replica().Read(func(state *events.State) { hosts = state.Hosts() })
-	agents := make(map[string]int)
-	for _, stream := range s.hub.Streams() {
-		agents[stream.Host]++
-	}
+	open := s.connected()
 	answer := adminapi.Hosts{Hosts: make([]adminapi.Host, len(hosts))}
 	for i, h := range hosts {
-		answer.Hosts[i] = hostView(h, agents[h.Name])
+		answer.Hosts[i] = hostView(h, len(open[h.Name]))
+		s.seenView(&answer.Hosts[i], h, open[h.Name])
 	}
 	return answer, nil
 }

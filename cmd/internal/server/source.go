@@ -317,8 +317,32 @@ func (s *source) host(h host.Host) (knownHost, error) {
 	}
 	if h.Revoked { // its secrets are destroyed; those that it had let it be told so
 		next.Secrets = before.Secrets
+		return next, nil
+	}
+	next.Secrets = append(next.Secrets, retired(before, next)...)
+	if len(next.Secrets) > 1 {
+		next.Offer = &next.Secrets[0]
 	}
 	return next, nil
+}
+
+// retiredGrace is how long a server that holds a secret in memory still admits with it
+// once it is retired: for agents that it alone has fed while it was cut off, so that
+// they get the new one. A server that starts meanwhile does not know it any more.
+const retiredGrace = time.Minute
+
+// retired are the secrets that a host had and has no more, the newest few.
+func retired(before knownHost, next knownHost) (gone []hub.Secret) {
+	for _, s := range before.Secrets {
+		if slices.ContainsFunc(next.Secrets, func(n hub.Secret) bool { return n.KID == s.KID }) {
+			continue
+		}
+		if !s.Retired {
+			s.Retired, s.Until = true, time.Now().Add(retiredGrace)
+		}
+		gone = append(gone, s)
+	}
+	return gone[:min(len(gone), 2)]
 }
 
 // position returns the events that the hub has been given.
