@@ -130,8 +130,9 @@ type visitor struct {
 	proven atomic.Bool
 	place  atomic.Bool // it holds one of the handshakes
 
-	left bool          // it is counted no more; guarded by the door's mu
-	at   *list.Element // in the door's silent; nil: it waits for us; likewise
+	left  bool          // it is counted no more; guarded by the door's mu, as are those below
+	waits int           // reads and writes under way: while there are any, we wait for it
+	at    *list.Element // in the door's silent; nil: it waits for us
 }
 
 // compute waits until the handshake may go on. The place is given back at the next
@@ -153,9 +154,18 @@ func (v *visitor) Read(b []byte) (int, error) {
 	}
 	v.computed()
 	v.listen()
-	n, err := v.Conn.Read(b)
-	v.heard()
-	return n, err
+	defer v.heard()
+	return v.Conn.Read(b)
+}
+
+// Write waits for the visitor too: for one that takes nothing of what it is answered.
+func (v *visitor) Write(b []byte) (int, error) {
+	if v.proven.Load() {
+		return v.Conn.Write(b)
+	}
+	v.listen()
+	defer v.heard()
+	return v.Conn.Write(b)
 }
 
 // listen notes that we wait for the visitor. If we wait for too many, the one that has
@@ -163,6 +173,7 @@ func (v *visitor) Read(b []byte) (int, error) {
 func (v *visitor) listen() {
 	d := v.door
 	d.mu.Lock()
+	v.waits++
 	if v.left || v.at != nil {
 		d.mu.Unlock()
 		return
@@ -184,7 +195,7 @@ func (v *visitor) heard() {
 	d := v.door
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !v.left && v.at != nil {
+	if v.waits--; v.waits == 0 && !v.left {
 		d.silent.Remove(v.at)
 		v.at = nil
 		d.ours++
