@@ -4,10 +4,12 @@ import (
 	"container/list"
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"syscall"
 )
 
 const (
@@ -21,8 +23,8 @@ const (
 	// more: the others wait in the kernel, where they cost less.
 	maxWaiting = 1024
 	// defaultSilent is how many connections may be waited for that have not proved a
-	// host yet.
-	defaultSilent = 4096
+	// host yet. In a storm each agent is among them for a round trip or two.
+	defaultSilent = 8192
 )
 
 // A Door is the listener of a feed that strangers can reach. It bounds what those cost
@@ -42,7 +44,7 @@ type Door struct {
 }
 
 // NewDoor makes the door of a listener. maxSilent is how many connections may be
-// silent; if zero, 4,096. Each takes a file descriptor.
+// silent; if zero, 8,192. Each takes a file descriptor.
 func NewDoor(inner net.Listener, maxSilent int) *Door {
 	if maxSilent <= 0 {
 		maxSilent = defaultSilent
@@ -101,6 +103,9 @@ func (d *Door) Accept() (net.Conn, error) {
 	}
 	d.mu.Unlock()
 	conn, err := d.Listener.Accept()
+	for err != nil && (errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)) && d.makeRoom() {
+		conn, err = d.Listener.Accept() // a silent connection's descriptor is free now
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -111,6 +116,18 @@ func (d *Door) Accept() (net.Conn, error) {
 	defer d.mu.Unlock()
 	d.ours++
 	return &visitor{Conn: conn, door: d}, nil
+}
+
+// makeRoom cuts the connection that has been silent for longest, if there is one.
+func (d *Door) makeRoom() bool {
+	d.mu.Lock()
+	longest := d.silent.Front()
+	d.mu.Unlock()
+	if longest == nil {
+		return false
+	}
+	longest.Value.(*visitor).cut()
+	return true
 }
 
 // Close stops accepting.
@@ -181,13 +198,10 @@ func (v *visitor) listen() {
 	d.ours--
 	d.room.Signal()
 	v.at = d.silent.PushBack(v)
-	var longest *visitor
-	if d.silent.Len() > d.maxSilent {
-		longest = d.silent.Front().Value.(*visitor)
-	}
+	tooMany := d.silent.Len() > d.maxSilent
 	d.mu.Unlock()
-	if longest != nil {
-		longest.cut()
+	if tooMany {
+		d.makeRoom()
 	}
 }
 

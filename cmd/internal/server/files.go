@@ -6,15 +6,15 @@ import "log/slog"
 // reaches.
 const fewFiles = 4096
 
-// silentAgents is how many connections of the feed may say nothing: a quarter of the
-// file descriptors, so that strangers cannot take them all. It logs how many agents
-// there is room for: each takes one.
+// silentAgents is how many connections of the feed may say nothing: half of the file
+// descriptors at most, so that strangers cannot take them all; in a storm of agents each
+// is silent for a moment. It logs how many agents there is room for: each takes one.
 func silentAgents(log *slog.Logger) int {
 	limit, known := fileLimit()
 	if !known {
 		return 0
 	}
-	silent := int(min(limit/4, 4096))
+	silent := int(min(limit/2, 16384))
 	room := limit - uint64(silent) - min(limit/8, 512)
 	log.Info("file descriptors", "limit", limit, "room_for_agents", room)
 	if limit < fewFiles {
