@@ -220,3 +220,37 @@ func TestRolloverRequestsThatFitNoTrigger(t *testing.T) {
 		}
 	}
 }
+
+// A static key that is published and not sealed with yet may be as known as the others:
+// an emergency rollover of static keys leaves none of them, whatever state they are in.
+func TestEmergencyEndsPendingKeys(t *testing.T) {
+	r := newRing(t, keystore.DefaultPolicy())
+	c, err := r.Publish(keystore.Publication{
+		Keys:    []keystore.PublishedKey{{Key: newKey(t, 20, start), Role: keystore.Static}, {Key: newKey(t, 21, start), Role: keystore.Static, OpenOnly: true}},
+		Overlap: 8 * time.Hour,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r = apply(t, r, c, ref(11, start))
+	for _, with := range []bool{true, false} {
+		req := harsh(t, r, keystore.Emergency, 10, start)
+		want := []roleOf{{11, keystore.Current}, {10, keystore.Future}, {12, keystore.Static}, {4, keystore.SessionTicket}}
+		if with {
+			req.Static = newKey(t, 12, start)
+		} else {
+			want = []roleOf{{11, keystore.Current}, {10, keystore.Future}, {3, keystore.Static}, {21, keystore.Static}, {20, keystore.Static}, {4, keystore.SessionTicket}}
+		}
+		c, err := r.Rollover(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		next := apply(t, r, c, ref(12, start))
+		if diff := cmp.Diff(want, roles(t, next)); diff != "" {
+			t.Errorf("keys with static %t (-want +got):\n%s", with, diff)
+		}
+		if k, ok := next.Seals(); !ok || k.KID != material(t, 11).KID() {
+			t.Errorf("seals %v, want the new current key", k.KID)
+		}
+	}
+}
