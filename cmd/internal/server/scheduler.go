@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/keytide/keytide/events"
 	"github.com/keytide/keytide/keystore"
 	"github.com/keytide/keytide/keystore/adminapi"
@@ -17,6 +19,8 @@ const (
 	schedulerIdle  = time.Minute      // between two looks at a clock that may have been set
 	schedulerRetry = time.Second      // while a slot that is due is not answered, or an incident is open
 	schedulerLimit = 15 * time.Second // of one change
+
+	schedulerAtOnce = 16 // rings that are tended at a time
 )
 
 // A scheduler answers the slots of rings that are due, and writes down when the guard
@@ -30,13 +34,14 @@ const (
 type scheduler struct {
 	service *service
 	log     *slog.Logger
+	retry   time.Duration // schedulerRetry; longer in tests that live through days
 
 	mu     sync.Mutex // guards faults
 	faults map[keystore.RingName]fault
 }
 
 func newScheduler(s *service, log *slog.Logger) *scheduler {
-	return &scheduler{service: s, log: log, faults: make(map[keystore.RingName]fault)}
+	return &scheduler{service: s, log: log, retry: schedulerRetry, faults: make(map[keystore.RingName]fault)}
 }
 
 // run goes round until ctx ends: at each event, when a slot is due, and each minute.
@@ -60,34 +65,49 @@ func (s *scheduler) round(ctx context.Context) time.Duration {
 	var rings []keystore.Ring
 	s.service.keys.Replica().Read(func(state *events.State) { rings = state.Rings() })
 	now, clock := s.service.reference()
-	fresh := s.service.keys.Freshness().State == events.Fresh
 	wait := schedulerIdle
-	faults := make(map[keystore.RingName]error)
+	var wanting []keystore.Ring
 	for _, ring := range rings {
-		if ring.NextSlot.IsZero() && ring.Hold.IsZero() && ring.Incident.N == 0 {
-			continue
-		}
-		if !ring.NextSlot.IsZero() {
-			wait = min(wait, max(ring.NextSlot.Sub(now), schedulerRetry))
-		}
-		if !ring.Hold.IsZero() || ring.Incident.N != 0 {
-			wait = schedulerRetry
-		}
-		if !fresh || !clock {
-			continue // the server's own state says which, and since when
-		}
-		err := s.tend(ctx, ring, now)
+		due := !ring.NextSlot.IsZero() && !now.Before(ring.NextSlot)
 		switch {
-		case err == nil || ctx.Err() != nil:
-		case errors.Is(err, events.ErrConflict) || errors.Is(err, keystore.ErrNotFound):
-			wait = 0 // the ring has moved on: look at once
-		default:
-			faults[ring.Name] = err
-			wait = schedulerRetry
+		case due || !ring.Hold.IsZero() || ring.Incident.N != 0:
+			wanting = append(wanting, ring)
+			wait = s.retry
+		case !ring.NextSlot.IsZero():
+			wait = min(wait, ring.NextSlot.Sub(now))
 		}
 	}
-	s.note(faults)
+	// The server's own state says that it is not fresh, or that its clock is off.
+	if clock && s.service.keys.Freshness().State == events.Fresh {
+		s.tendAll(ctx, wanting, now)
+	}
 	return wait
+}
+
+// tendAll tends rings, some at a time: a change is acknowledged once it is in another
+// region, and many rings may have the same slot.
+func (s *scheduler) tendAll(ctx context.Context, rings []keystore.Ring, now time.Time) {
+	faults := make([]error, len(rings))
+	var g errgroup.Group
+	g.SetLimit(schedulerAtOnce)
+	for i, ring := range rings {
+		g.Go(func() error {
+			err := s.tend(ctx, ring, now)
+			// One that has moved on is seen to in the next round, at once.
+			if ctx.Err() == nil && !errors.Is(err, events.ErrConflict) && !errors.Is(err, keystore.ErrNotFound) {
+				faults[i] = err
+			}
+			return nil
+		})
+	}
+	g.Wait()
+	failing := make(map[keystore.RingName]error)
+	for i, err := range faults {
+		if err != nil {
+			failing[rings[i].Name] = err
+		}
+	}
+	s.note(failing)
 }
 
 // note keeps what a person should look at, each with the time since when, and logs what

@@ -52,7 +52,7 @@ func (v *virtual) toSlot(t *testing.T) time.Time {
 }
 
 func (v *virtual) settle() {
-	time.Sleep(5 * time.Second)
+	time.Sleep(15 * time.Second)
 	synctest.Wait()
 }
 
@@ -246,10 +246,11 @@ func TestMaxHoldExcludesWhoHolds(t *testing.T) {
 		time.Sleep(3 * time.Hour)
 		n := v.at()
 		v.toSlot(t)
-		time.Sleep(6*time.Hour - 10*time.Second)
+		time.Sleep(6*time.Hour - 30*time.Second)
 		if got := v.types(t, n); !slices.Equal(got, []string{"rollover_held"}) {
 			t.Errorf("events before max_hold = %v, want the hold alone", got)
 		}
+		v.settle()
 		v.settle()
 		v.settle()
 		if got := v.types(t, n); !slices.Equal(got, []string{"rollover_held", "hold_ended", "rollover"}) {

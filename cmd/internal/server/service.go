@@ -146,10 +146,11 @@ func fingerprintOf(m events.Member) string {
 }
 
 // agents counts the agents that are connected, and those of them that have not been
-// given what the replica holds: all of them while the hub has not got it itself.
+// given what the replica holds: all of them while the hub has not got it itself, or
+// feeds a ring as it was because its keys do not open.
 func (s *service) agents() (connected, behind int) {
 	n, _ := s.keys.Replica().Watch()
-	fed := s.source.position().keys.N >= n
+	fed := s.source.position().keys.N >= n && len(s.source.unfed()) == 0
 	connected, behind = s.hub.Agents()
 	if !fed {
 		behind = connected
