@@ -151,7 +151,7 @@ func (r *running) create(t *testing.T, ring string) {
 	}
 }
 
-func (r *running) roll(t *testing.T, ring string) (adminapi.RolledOver, error) {
+func (r *running) rollRing(t *testing.T, ring string) (adminapi.RolledOver, error) {
 	t.Helper()
 	zero := "0s"
 	if _, err := r.service.SetPolicy(t.Context(), "eva", keystore.RingName(ring), adminapi.SetPolicy{
@@ -181,7 +181,7 @@ func TestInvitedServerIsAFullMember(t *testing.T) {
 		t.Errorf("unvouched: %v", got)
 	}
 	await(t, "both clocks", func() bool { _, ok := second.service.reference(); return ok })
-	rolled, err := second.roll(t, "sso")
+	rolled, err := second.rollRing(t, "sso")
 	if err != nil || !slices.Equal(rolled.Replicas, []string{"ps-2", "ps-1"}) {
 		t.Fatalf("rollover by ps-2: %+v, %v", rolled, err)
 	}
@@ -202,7 +202,7 @@ func (r *running) hold(t *testing.T, first *running) {
 	}
 	await(t, "ps-2 says that it stopped", func() bool { return first.says(t, "ps-2").State == "stopped" })
 	for range 2 {
-		if _, err := first.roll(t, "sso"); err != nil {
+		if _, err := first.rollRing(t, "sso"); err != nil {
 			t.Errorf("rollover while ps-2 is stopped in order: %v", err)
 		}
 	}
@@ -241,7 +241,7 @@ func TestGuardNamesTheServerThatIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	// It joined after the ring was made and has never confirmed anything.
-	_, err := first.roll(t, "sso")
+	_, err := first.rollRing(t, "sso")
 	held, ok := errors.AsType[*keystore.HeldError](err)
 	if !ok || len(held.Behind) != 1 || held.Behind[0].Server != "ps-2" || held.Behind[0].Region != "us" {
 		t.Fatalf("rollover = %v, want it held by ps-2", err)
@@ -257,7 +257,7 @@ func TestGuardNamesTheServerThatIsGone(t *testing.T) {
 	if _, err := first.service.ExcludeServer(t.Context(), "eva", "ps-2", leaveOut(false)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := first.roll(t, "sso"); err != nil {
+	if _, err := first.rollRing(t, "sso"); err != nil {
 		t.Errorf("rollover with ps-2 excluded: %v", err)
 	}
 	// Its exclusion ends in both ledgers when it is fresh.
@@ -300,7 +300,7 @@ func (r *running) forget(t *testing.T, second *running) {
 	if _, err := r.service.ForgetServer(t.Context(), "eva", "ps-2", leaveOut(false)); !errors.Is(err, keystore.ErrNotFound) {
 		t.Errorf("forgetting it again = %v, want not found", err)
 	}
-	if _, err := r.roll(t, "sso"); err != nil {
+	if _, err := r.rollRing(t, "sso"); err != nil {
 		t.Errorf("rollover with ps-2 forgotten: %v", err)
 	}
 }
