@@ -1,6 +1,7 @@
 package events
 
 import (
+	"slices"
 	"time"
 
 	"github.com/keytide/keytide/keystore"
@@ -25,12 +26,14 @@ func (p *packer) begin() openMap {
 	return outer
 }
 
-// end fills in the number of fields: one byte, for at most 15.
+// end fills in the number of fields: in one byte up to 15, in three above.
 func (p *packer) end(outer openMap) {
-	if p.count > 15 {
-		p.fail("%d fields in one map; at most 15 are allowed", p.count)
+	if p.count < 16 {
+		p.b[p.at] = mpFixMap | byte(p.count)
+	} else {
+		p.b[p.at] = mpMap16
+		p.b = slices.Insert(p.b, p.at+1, byte(p.count>>8), byte(p.count))
 	}
-	p.b[p.at] = mpFixMap | byte(p.count)
 	p.at, p.count = outer.at, outer.count
 }
 

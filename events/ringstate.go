@@ -12,6 +12,7 @@ import (
 func EncodeRing(ring keystore.Ring) ([]byte, error) {
 	var p packer
 	top := p.begin()
+	p.time("answered", ring.Answered)
 	p.uint("changed", uint64(ring.Changed))
 	p.time("created", ring.Created)
 	p.bool("deleted", ring.Deleted)
@@ -102,6 +103,8 @@ func DecodeRing(value []byte) (keystore.Ring, error) {
 	hasPolicy := false
 	for f := r.fields(); f.next(); {
 		switch string(f.key) {
+		case "answered":
+			ring.Answered = f.time()
 		case "changed":
 			ring.Changed = keystore.N(f.uint(1<<64 - 1))
 		case "created":

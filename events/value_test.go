@@ -48,7 +48,7 @@ func sampleRing(t testing.TB) keystore.Ring {
 	h.apply(h.create("sso"))
 	h.apply(h.rollover("sso"))
 	ring, _ := h.state.Ring("sso")
-	ring.Policy, ring.NextSlot = scheduledPolicy(t), day
+	ring.Policy, ring.NextSlot, ring.Answered = scheduledPolicy(t), day, day.AddDate(0, 0, -1)
 	ring.Hold = keystore.Hold{Slot: day, Since: day.Add(time.Second), By: []string{"ps-2"}}
 	ring.Incident, ring.Deleted = ring.Last, true // not at once, but each must be kept
 	ring.NewMode = keystore.NewMode{Next: keystore.ModeStatic, Published: 3, Overlap: time.Hour, Left: 2, LeftAt: day, Session: time.Minute}

@@ -101,7 +101,7 @@ func (r *Ring) carryOut(c Change, ref EventRef) error {
 		if !c.Slot.Equal(r.NextSlot) {
 			return invalidf("slot %s is not the next one", SlotText(c.Slot))
 		}
-		r.NextSlot = c.NextSlot
+		r.NextSlot, r.Answered = c.NextSlot, c.Slot
 	}
 	return nil
 }
@@ -218,6 +218,9 @@ func (r *Ring) rollOver(c Change, ref EventRef) error {
 		r.Keys = append(r.Keys, k.key(c.Version))
 	}
 	r.Rolled, r.NextSlot = ref.At, c.NextSlot
+	if c.Trigger == Scheduled {
+		r.Answered = c.Slot
+	}
 	r.order()
 	r.allowSessions()
 	return nil

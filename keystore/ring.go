@@ -56,6 +56,9 @@ type Ring struct {
 	// NextSlot is the schedule's next slot, as the last event that had to do with it
 	// committed it. Servers compare their clocks with it and compute none of their own.
 	NextSlot time.Time `json:"next_slot,omitzero"`
+	// Answered is the newest slot that was answered or skipped. None at or before it is
+	// committed again, whatever the schedule and the decider's clock.
+	Answered time.Time `json:"answered,omitzero"`
 	Hold     Hold      `json:"hold,omitzero"`     // of the slot that waits; zero: none does
 	Incident EventRef  `json:"incident,omitzero"` // the emergency rollover that not everybody has confirmed; zero: none
 	// Deleted: the ring has ended. What is left is its name and version, so that a ring

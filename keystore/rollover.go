@@ -62,7 +62,9 @@ func (r Ring) Rollover(req Rollover) (Change, error) {
 		last, c.Slot = req.Slot, req.Slot.UTC()
 		c.Missed-- // the one that it answers
 	}
-	c.NextSlot = nextSlot(r.Policy, req.Plan, last, req.Now, req.Now)
+	// Never back: a decider whose clock is behind would else commit a slot again that
+	// was answered already.
+	c.NextSlot = latest(nextSlot(r.Policy, req.Plan, last, req.Now, req.Now), r.NextSlot)
 	if req.Trigger == Emergency {
 		c.Destroyed = r.compromised(req)
 		return decided(r, c)

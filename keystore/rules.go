@@ -73,7 +73,7 @@ func (r Ring) SetPolicy(req PolicyRequest) (Change, error) {
 		c.Forced = true
 	}
 	if keeps := req.Policy.sameSchedule(r.Policy) && !r.NextSlot.IsZero(); !keeps {
-		c.NextSlot = nextSlot(req.Policy, req.Plan, req.Now, req.Now, r.Rolled)
+		c.NextSlot = nextSlot(req.Policy, req.Plan, req.Now, latest(req.Now, r.Answered), r.Rolled)
 	} else if c.NextSlot = r.NextSlot; !r.Rolled.IsZero() && r.NextSlot.Before(r.Rolled.Add(req.Policy.MinInterval-SlotSlack)) {
 		c.NextSlot = nextSlot(req.Policy, req.Plan, r.NextSlot, r.NextSlot, r.Rolled)
 	}

@@ -64,6 +64,13 @@ func nextSlot(p Policy, plan Plan, last, now, rolled time.Time) time.Time {
 	return slot.UTC().Truncate(time.Millisecond)
 }
 
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
 // A DueSlot is a committed slot whose time has come.
 type DueSlot struct {
 	Slot time.Time
