@@ -80,18 +80,34 @@ func (s *service) adminCA() (string, error) {
 
 // JoinServer implements adminhttp.Changer.
 func (s *service) JoinServer(ctx context.Context, token string, req adminapi.Join) (adminapi.Joined, error) {
-	ca, caKey, err := s.storeCA()
-	if err != nil {
-		return adminapi.Joined{}, err
-	}
-	tokens, err := secretfile.Read(s.cfg.Admin.Tokens)
-	if err != nil {
-		return adminapi.Joined{}, err
-	}
 	c := events.ServerChange{
 		Type: events.TypeServerJoined, ID: req.Server, Region: req.Region, PublicKey: req.PublicKey, P256Key: req.P256Key, Nkey: req.Nkey,
 	}
 	hash := events.TokenHash(token)
+	// A stranger's request costs a look into memory: it neither writes nor waits.
+	var err error
+	s.keys.Replica().Read(func(state *events.State) {
+		m, live := liveMember(state, c.ID)
+		if !live || !sameServer(m, c) || subtle.ConstantTimeCompare(m.Token[:], hash[:]) != 1 {
+			err = admitted(state, c, hash)
+		}
+	})
+	if err != nil {
+		s.log.Warn("join refused", "server", c.ID, "err", err)
+		return adminapi.Joined{}, err
+	}
+	if s.joinBus == nil {
+		return adminapi.Joined{}, fmt.Errorf("server %s: %w: the ledgers are server %s's alone, and no other can reach them", c.ID, keystore.ErrRefused, s.id.Server)
+	}
+	ca, caKey, err := s.storeCA()
+	if err != nil {
+		return adminapi.Joined{}, err
+	}
+	defer clear(caKey)
+	tokens, err := secretfile.Read(s.cfg.Admin.Tokens)
+	if err != nil {
+		return adminapi.Joined{}, err
+	}
 	n, err := s.joinLedger(ctx, s.keys, c, func(state *events.State) error { return admitted(state, c, hash) })
 	if err != nil {
 		return adminapi.Joined{}, err
@@ -109,7 +125,6 @@ func (s *service) JoinServer(ctx context.Context, token string, req adminapi.Joi
 	if answer.CAKey, err = seal.SealTo(c.P256Key, to, caKey); err != nil {
 		return adminapi.Joined{}, err
 	}
-	clear(caKey)
 	s.log.Info("server joined", "server", c.ID, "region", c.Region, "n", uint64(n))
 	return answer, nil
 }

@@ -291,7 +291,7 @@ func (r *running) forget(t *testing.T, second *running) {
 		second.hub.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/v1/feed", nil))
 		return w.Code == http.StatusServiceUnavailable && !second.site.ready.Load()
 	})
-	if _, err := second.roll2(t); !errors.Is(err, events.ErrUnavailable) {
+	if _, err := second.rollForced(t); !errors.Is(err, events.ErrUnavailable) {
 		t.Errorf("a change at the forgotten server = %v, want unavailable", err)
 	}
 	if v := r.says(t, "ps-2"); v.ID != "" {
@@ -305,7 +305,7 @@ func (r *running) forget(t *testing.T, second *running) {
 	}
 }
 
-func (r *running) roll2(t *testing.T) (adminapi.RolledOver, error) {
+func (r *running) rollForced(t *testing.T) (adminapi.RolledOver, error) {
 	return r.service.Rollover(t.Context(), "eva", "sso", adminapi.Rollover{Intent: adminapi.Intent{Request: ulid.Make().String()}, Force: true})
 }
 
@@ -400,6 +400,13 @@ func TestJoinRefusals(t *testing.T) {
 	os.RemoveAll(filepath.Join(w.dir, ".ps-2.joining"))
 	if err := w.join(i); err != nil {
 		t.Fatal(err)
+	}
+	// Its keys are in the ledger for all to read: without the token they say nothing.
+	m, _ := w.member(first, "ps-2")
+	if _, err := first.service.JoinServer(t.Context(), wrong.Token, adminapi.Join{
+		Server: m.ID, Region: m.Region, PublicKey: m.PublicKey, P256Key: m.P256Key, Nkey: m.Nkey,
+	}); !errors.Is(err, adminhttp.ErrUnauthorized) {
+		t.Errorf("a member's keys with another token: %v, want unauthorized", err)
 	}
 	// The same token with other keys: somebody else has the invitation.
 	if err := os.Rename(w.path("ps-2"), w.path("ps-2 of before")); err != nil {
