@@ -206,13 +206,17 @@ func (d *deployment) member(running context.Context, log replication.Log, pin re
 }
 
 func (d *deployment) found(ctx context.Context, l *ledger.Ledger, key ed25519.PrivateKey) (replication.Pin, error) {
+	return d.foundKind(ctx, events.Keys, l, key)
+}
+
+func (d *deployment) foundKind(ctx context.Context, kind events.Kind, l *ledger.Ledger, key ed25519.PrivateKey) (replication.Pin, error) {
 	membership := seal.Generate()
 	p256, err := seal.P256(seal.GenerateP256())
 	if err != nil {
 		return replication.Pin{}, err
 	}
 	genesis := events.Genesis{
-		Store: benchStore, Kind: events.Keys, Epoch: 1, KSK: d.ksk.ID(), Membership: membership.KID(), Dev: true,
+		Store: benchStore, Kind: kind, Epoch: 1, KSK: d.ksk.ID(), Membership: membership.KID(), Dev: true,
 		Founder: events.Member{ID: benchServer, Region: "eu", PublicKey: key.Public().(ed25519.PublicKey), P256Key: p256.PublicKey().Bytes()},
 	}
 	rand.Read(genesis.StoreID[:])
@@ -229,7 +233,7 @@ func (d *deployment) found(ctx context.Context, l *ledger.Ledger, key ed25519.Pr
 	first, err := replication.Found(ctx, l, replication.FoundConfig{
 		Genesis: genesis, Key: key, KSK: ksk, Membership: value, Actor: "bench",
 	})
-	return replication.Pin{Kind: events.Keys, Store: benchStore, Epoch: 1, Genesis: first.Hash()}, err
+	return replication.Pin{Kind: kind, Store: benchStore, Epoch: 1, Genesis: first.Hash()}, err
 }
 
 func (d *deployment) seal(owner string, generation uint64, purpose seal.Purpose, at time.Time, m keystore.Material) ([]byte, error) {

@@ -39,7 +39,7 @@ type Row struct {
 // table lists all rows in the order in which they are measured, with so many agents
 // connected to a policy server.
 func table(agents []int, deadPercent int) []Row {
-	return slices.Concat(rolloverRows, cutRows, cookieRows, fanoutRows(agents, deadPercent))
+	return slices.Concat(rolloverRows, cutRows, secretRows, cookieRows, fanoutRows(agents, deadPercent))
 }
 
 // run is the program. It returns the exit code.
