@@ -54,6 +54,26 @@ func NewFounding(cfg FoundConfig) (Founding, error) {
 	return Founding{[]events.Batch{batch}}, nil
 }
 
+// Add appends an event that has no effects, signed by a member.
+func (f *Founding) Add(ev events.Event, key ed25519.PrivateKey) error {
+	s := events.NewState()
+	for _, b := range f.Batches {
+		if _, err := s.Apply(b.Record); err != nil {
+			return fmt.Errorf("founding: %w: %w", keystore.ErrInvalid, err)
+		}
+	}
+	ev.N, ev.ID, ev.Prev, ev.At = s.N()+1, newULID(), s.Hash(), time.Now().UTC()
+	rec, err := events.Sign(ev, key)
+	if err != nil {
+		return fmt.Errorf("founding: %w", err)
+	}
+	if _, err := s.Apply(rec); err != nil {
+		return fmt.Errorf("founding: %w: %w", keystore.ErrInvalid, err)
+	}
+	f.Batches = append(f.Batches, events.Batch{N: ev.N, Record: rec, Head: s.Head()})
+	return nil
+}
+
 // Genesis is event 1.
 func (f Founding) Genesis() events.Record { return f.Batches[0].Record }
 

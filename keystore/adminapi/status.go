@@ -16,6 +16,18 @@ type Status struct {
 	Rings   []RingStatus   `json:"rings"`
 	Alarms  []Alarm        `json:"alarms,omitempty"`
 	FIPS    fips.Module    `json:"fips"` // of the server that answers
+	Core    Core           `json:"core"` // as the server that answers has it
+}
+
+// Core is where the ledgers are.
+type Core struct {
+	Kind      string `json:"kind"`    // alone: in the policy server; member: of a core; remote: elsewhere
+	Servers   int    `json:"servers"` // how many it has, as far as the configuration says
+	Connected string `json:"connected,omitempty"`
+	// Durability is unverified where nobody has said that the core's servers keep what
+	// they acknowledge.
+	Durability string `json:"durability"`
+	Why        string `json:"why,omitempty"` // of what is not well
 }
 
 // Server is one policy server.

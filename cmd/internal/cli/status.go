@@ -36,7 +36,9 @@ func (a *app) statusCommand() *cobra.Command {
 }
 
 func printStatus(w io.Writer, s adminapi.Status) {
-	fmt.Fprintf(w, "store %s  epoch %d  event %d\nFIPS 140-3 %s\n\n", s.Store, s.Epoch, s.N, s.FIPS)
+	fmt.Fprintf(w, "store %s  epoch %d  event %d\nFIPS 140-3 %s\n", s.Store, s.Epoch, s.N, s.FIPS)
+	printCore(w, s.Core)
+	fmt.Fprintln(w)
 	servers := make([][]string, len(s.Servers))
 	for i, v := range s.Servers {
 		agents := strconv.Itoa(v.Agents)
@@ -82,6 +84,21 @@ func lag(b adminapi.Behind) string {
 		text += "\n  behind since " + stamp(b.Since)
 	}
 	return text
+}
+
+// printCore says where the ledgers are, unless they are in the server itself.
+func printCore(w io.Writer, c adminapi.Core) {
+	if c.Kind == "alone" || c.Kind == "" {
+		return
+	}
+	fmt.Fprintf(w, "core %s, %d servers  durability %s", c.Kind, c.Servers, c.Durability)
+	if c.Connected != "" {
+		fmt.Fprintf(w, "  connected to %s", c.Connected)
+	}
+	if c.Why != "" {
+		fmt.Fprintf(w, "\n  %s", c.Why)
+	}
+	fmt.Fprintln(w)
 }
 
 func printAlarm(w io.Writer, a adminapi.Alarm) {

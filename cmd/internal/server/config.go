@@ -46,12 +46,16 @@ type Config struct {
 	Admin    Admin   `yaml:"admin"`
 	Feed     Feed    `yaml:"feed"`
 	Metrics  Metrics `yaml:"metrics"`
-	FIPS     string  `yaml:"fips"` // required: only with a certified module in FIPS 140-3 mode; if empty, with any
+	// Bus says where the ledgers are. If absent, in Dir, held by this server alone.
+	Bus  *BusConfig `yaml:"bus"`
+	FIPS string     `yaml:"fips"` // required: only with a certified module in FIPS 140-3 mode; if empty, with any
 
 	shared *bus.Bus                        // for tests: a bus that others are on too
 	pace   func(*replication.MemberConfig) // for tests in virtual time: slower periods; nil: the defaults
 	nats   string                          // address of the bus for other NATS tools; dev alone sets it
 	dev    bool                            // the store must be a development store, and otherwise must not
+
+	step func(string) // if set, called at each step of a founding: tests die there
 
 	clockOffset time.Duration // of the feed's clock; dev alone sets it
 }
@@ -170,6 +174,9 @@ func (c *Config) check(report strictyaml.Report) {
 	}
 	c.checkListeners(report)
 	c.Feed.checkTimes(report)
+	if c.Bus != nil {
+		c.Bus.check(c.Server, report)
+	}
 }
 
 func (c *Config) checkListeners(report strictyaml.Report) {
@@ -248,6 +255,9 @@ func (c *Config) fill() {
 	if c.Feed.StaleAfter == 0 {
 		c.Feed.StaleAfter = defaultStaleAfter
 	}
+	if c.Bus != nil {
+		c.Bus.fill()
+	}
 }
 
 // resolve takes relative paths from base, and generated files from the store's
@@ -259,10 +269,14 @@ func (c *Config) resolve(base string) {
 		}
 		return filepath.Join(dir, path)
 	}
-	for _, path := range []*string{
+	paths := []*string{
 		&c.Dir, &c.Unlock.File, &c.Unlock.PassphraseFile, &c.Admin.Cert, &c.Admin.Key, &c.Admin.Tokens,
 		&c.Feed.Cert, &c.Feed.Key, &c.Feed.CA,
-	} {
+	}
+	if c.Bus != nil {
+		paths = append(paths, c.Bus.paths()...)
+	}
+	for _, path := range paths {
 		*path = from(base, *path)
 	}
 	if c.Admin.Tokens == "" {
@@ -277,7 +291,17 @@ func (c *Config) generates() bool { return c.Generate == nil || *c.Generate }
 func (c *Config) generated() bool { return c.Admin.Cert == "" || c.Feed.Cert == "" }
 
 // own reports whether the certificate is the operator's.
-func (c *Config) own(cert string) bool { return cert == c.Admin.Cert || cert == c.Feed.Cert }
+func (c *Config) own(cert string) bool {
+	return cert == c.Admin.Cert || cert == c.Feed.Cert || c.core() != nil && cert == c.core().Cert
+}
+
+// core is this server's part in a core; nil: it has none.
+func (c *Config) core() *CoreConfig {
+	if c.Bus == nil {
+		return nil
+	}
+	return c.Bus.Core
+}
 
 func (c *Config) unlockKey() (seal.UnlockKey, error) {
 	if c.Unlock.File != "" {
@@ -313,6 +337,9 @@ func Check(c Config) error {
 			_, err := loadPair(l.cert, l.key)
 			faults = append(faults, err)
 		}
+	}
+	if c.Bus != nil {
+		faults = append(faults, c.Bus.checkFiles()...)
 	}
 	return errors.Join(faults...)
 }

@@ -48,15 +48,8 @@ func Init(ctx context.Context, cfg InitConfig) (Made, error) {
 			return Made{}, err
 		}
 	}
-	free, err := vacant(cfg.Dir)
-	if err != nil {
+	if err := mustBeVacant(cfg.Dir); err != nil {
 		return Made{}, err
-	}
-	if !free {
-		return Made{}, &hinted{
-			error: fmt.Errorf("directory %s is not empty: %w", cfg.Dir, keystore.ErrExists),
-			hint:  "a store is never made over another: choose a directory that does not exist yet",
-		}
 	}
 	m := &making{dir: cfg.Dir, listen: []string{cfg.Listen, cfg.FeedListen}}
 	m.id = identity{Store: cfg.Store, Region: cfg.Region, Server: cfg.Server}
@@ -71,6 +64,18 @@ func Init(ctx context.Context, cfg InitConfig) (Made, error) {
 		return Made{}, err
 	}
 	return cfg.made(m.id), nil
+}
+
+// mustBeVacant refuses a directory in which there is something.
+func mustBeVacant(dir string) error {
+	free, err := vacant(dir)
+	if err == nil && !free {
+		err = &hinted{
+			error: fmt.Errorf("directory %s is not empty: %w", dir, keystore.ErrExists),
+			hint:  "a store is never made over another: choose a directory that does not exist yet",
+		}
+	}
+	return err
 }
 
 func (cfg InitConfig) check() error {

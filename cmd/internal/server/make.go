@@ -43,7 +43,25 @@ type making struct {
 
 // make builds the directory. There must be nothing under its name, or an empty
 // directory.
-func (m *making) make(ctx context.Context) (err error) {
+func (m *making) make(ctx context.Context) error {
+	return m.do(ctx, []makingStep{
+		{"certificates", m.certificates},
+		{"token", m.token},
+		{"ledgers", m.ledgers},
+		{"files", func(context.Context) error { return m.extra(m) }},
+		{"identity", func(context.Context) error { return m.id.save(m.temp) }},
+		{"name", func(context.Context) error { return m.rename() }},
+	})
+}
+
+// A makingStep is one step of a making.
+type makingStep struct {
+	name string
+	run  func(context.Context) error
+}
+
+// do builds the directory by these steps.
+func (m *making) do(ctx context.Context, steps []makingStep) (err error) {
 	lock, err := m.begin()
 	if err != nil {
 		return err
@@ -54,17 +72,7 @@ func (m *making) make(ctx context.Context) (err error) {
 			err = errors.Join(err, os.RemoveAll(m.temp)) // it holds secrets
 		}
 	}()
-	for _, step := range []struct {
-		name string
-		run  func(context.Context) error
-	}{
-		{"certificates", m.certificates},
-		{"token", m.token},
-		{"ledgers", m.ledgers},
-		{"files", func(context.Context) error { return m.extra(m) }},
-		{"identity", func(context.Context) error { return m.id.save(m.temp) }},
-		{"name", func(context.Context) error { return m.rename() }},
-	} {
+	for _, step := range steps {
 		if m.step != nil {
 			m.step(step.name)
 		}
@@ -150,10 +158,10 @@ func (m *making) ledgers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f := founder{id: m.id, bus: founding, keys: keys, vault: newVault(m.id.Store, ksk), slot: slot}
-	m.id.Genesis.Keys, err = f.found(ctx, events.Keys)
+	f := founder{id: m.id, keys: keys, vault: newVault(m.id.Store, ksk), slots: [][]byte{slot}}
+	m.id.Genesis.Keys, err = f.found(ctx, founding, events.Keys)
 	if err == nil {
-		m.id.Genesis.Hosts, err = f.found(ctx, events.Hosts)
+		m.id.Genesis.Hosts, err = f.found(ctx, founding, events.Hosts)
 	}
 	return errors.Join(err, founding.Close())
 }
@@ -161,49 +169,58 @@ func (m *making) ledgers(ctx context.Context) error {
 // A founder makes ledgers.
 type founder struct {
 	id    identity
-	bus   *bus.Bus
 	keys  serverKeys
 	vault *vault
-	slot  []byte
+	slots [][]byte
+	joins []events.Member // the other servers of a core
 }
 
-// found makes one ledger, with a membership key of its own, and returns the hash of
-// its first event.
-func (f founder) found(ctx context.Context, kind events.Kind) (string, error) {
-	js, nc, err := f.bus.JetStream("found " + kind.String())
+// found makes one ledger on the bus, and returns the hash of its first event.
+func (f founder) found(ctx context.Context, b *bus.Bus, kind events.Kind) (string, error) {
+	founding, err := f.founding(kind)
+	if err != nil {
+		return "", err
+	}
+	js, nc, err := b.JetStream("found " + kind.String())
 	if err != nil {
 		return "", err
 	}
 	defer nc.Close()
-	log, err := ledger.Create(ctx, js, ledger.Config{
-		Bucket: events.BucketName(kind, f.id.Store, f.id.Epoch), MaxBytes: maxLedger,
-	})
+	log, err := ledger.Create(ctx, js, ledger.Config{Bucket: founding.Bucket, MaxBytes: maxLedger})
 	if err != nil {
 		return "", err
 	}
-	slots, err := events.KSKValue{ID: f.id.KSK, Slots: [][]byte{f.slot}}.Encode()
+	return founding.founding().Genesis().Hash().String(), founding.founding().Write(ctx, log)
+}
+
+// founding draws what one ledger begins with: a membership key of its own, the
+// founder, and whoever joins at once.
+func (f founder) founding(kind events.Kind) (ledgerFounding, error) {
+	slots, err := events.KSKValue{ID: f.id.KSK, Slots: f.slots}.Encode()
 	if err != nil {
-		return "", err
+		return ledgerFounding{}, err
 	}
 	membership := seal.Generate()
 	sealed, err := f.vault.seal(seal.Place{
 		Owner: "member", Generation: 1, Purpose: seal.PurposeMembership, Created: now(),
 	}, membership)
 	if err != nil {
-		return "", err
+		return ledgerFounding{}, err
 	}
 	genesis := events.Genesis{
 		Store: f.id.Store, Kind: kind, Epoch: f.id.Epoch, KSK: f.id.KSK, Membership: membership.KID(), Dev: f.id.Dev,
 		Founder: f.keys.member(f.id.Server, f.id.Region),
 	}
 	rand.Read(genesis.StoreID[:])
-	record, err := replication.Found(ctx, log, replication.FoundConfig{
+	founding, err := replication.NewFounding(replication.FoundConfig{
 		Genesis: genesis, Key: f.keys.signing, KSK: slots, Membership: sealed, Actor: "keytide", Reason: "founded",
 	})
-	if err != nil {
-		return "", err
+	for _, m := range f.joins {
+		if err == nil {
+			err = f.join(&founding, genesis, membership, m)
+		}
 	}
-	return record.Hash().String(), nil
+	return ledgerFounding{Kind: kind, Bucket: events.BucketName(kind, f.id.Store, f.id.Epoch), Batches: founding.Batches}, err
 }
 
 // rename gives the directory its name. From then on it is a store.

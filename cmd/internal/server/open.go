@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,15 +13,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/keytide/keytide/agentfeed/hub"
 	"github.com/keytide/keytide/cmd/internal/adminhttp"
 	"github.com/keytide/keytide/cmd/internal/console"
 	"github.com/keytide/keytide/events"
-	"github.com/keytide/keytide/events/ledger"
-	"github.com/keytide/keytide/keystore/adminapi"
 	"github.com/keytide/keytide/keystore/fips"
 	"github.com/keytide/keytide/keystore/seal"
 	"github.com/keytide/keytide/replication"
@@ -33,7 +29,10 @@ type site struct {
 	id  identity
 	log *slog.Logger
 
-	bus         *bus.Bus
+	bus         *bus.Bus        // the embedded server; nil: the ledgers are elsewhere
+	links       []*bus.Link     // to a core, one a ledger
+	credentials bus.Credentials // of links
+	cas         *x509.CertPool  // of links
 	keys, hosts *replication.Member
 	source      *source
 	hub         *hub.Hub
@@ -49,6 +48,12 @@ type site struct {
 	refusals     adminhttp.Refusals
 
 	closers []func() error // run in reverse
+}
+
+func (s *site) reach(step string) {
+	if s.cfg.step != nil {
+		s.cfg.step(step)
+	}
 }
 
 // open reads every file, takes every lock and opens every port that the server
@@ -101,25 +106,6 @@ func (s *site) close() error {
 
 func (s *site) later(fn func() error) { s.closers = append(s.closers, fn) }
 
-func (s *site) openBus() error {
-	if s.cfg.shared != nil {
-		s.bus = s.cfg.shared
-		return nil
-	}
-	b, err := bus.Start(bus.Config{
-		StoreDir: filepath.Join(s.cfg.Dir, busDir), ServerName: s.id.Server, Listen: s.cfg.nats,
-		MaxStore: maxStore, Logger: s.log,
-	})
-	if err != nil {
-		return err
-	}
-	s.bus = b
-	s.later(b.Close)
-	return nil
-}
-
-func (s *site) nats() string { return s.bus.ClientURL() }
-
 // openLedgers opens both ledgers and replicas, the key store key and, with it, the
 // server's signing key.
 func (s *site) openLedgers(ctx context.Context, unlock seal.UnlockKey) error {
@@ -127,13 +113,21 @@ func (s *site) openLedgers(ctx context.Context, unlock seal.UnlockKey) error {
 	if err != nil {
 		return err
 	}
-	keys, err := s.openLedger(ctx, events.Keys, pinKeys)
+	keys, err := s.openReplica(events.Keys, pinKeys)
 	if err != nil {
 		return err
 	}
-	hosts, err := s.openLedger(ctx, events.Hosts, pinHosts)
+	hosts, err := s.openReplica(events.Hosts, pinHosts)
 	if err != nil {
 		return err
+	}
+	if err := s.foundCore(ctx, keys, hosts); err != nil {
+		return err
+	}
+	for _, l := range []*openedLedger{keys, hosts} {
+		if err := s.connectLedger(ctx, l); err != nil {
+			return err
+		}
 	}
 	slots, err := s.slots(ctx, keys)
 	if err != nil {
@@ -156,47 +150,14 @@ func (s *site) openLedgers(ctx context.Context, unlock seal.UnlockKey) error {
 	return s.openSource(newVault(s.id.Store, ksk), own.signing)
 }
 
-// An openedLedger is a ledger with its replica.
-type openedLedger struct {
-	log     *ledger.Ledger
-	replica *replication.Replica
-	nc      *nats.Conn
-}
-
-// openLedger opens what there is. It never makes a bucket: one that is missing has
-// been lost, and an empty one in its place would hide that.
-func (s *site) openLedger(ctx context.Context, kind events.Kind, genesis events.Hash) (openedLedger, error) {
-	file := filepath.Join(s.cfg.Dir, map[events.Kind]string{events.Keys: keysFile, events.Hosts: hostsFile}[kind])
-	pin := replication.Pin{Kind: kind, Store: s.id.Store, Epoch: s.id.Epoch, Genesis: genesis}
-	replica, err := replication.OpenReplica(file, pin)
-	if err != nil {
-		return openedLedger{}, err
-	}
-	s.later(replica.Close)
-	nc, err := s.bus.Connect(s.id.Server + " " + kind.String())
-	if err != nil {
-		return openedLedger{}, err
-	}
-	s.later(func() error { nc.Close(); return nil })
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return openedLedger{}, err
-	}
-	log, err := ledger.Open(ctx, js, events.BucketName(kind, s.id.Store, s.id.Epoch))
-	if errors.Is(err, events.ErrNoBucket) {
-		err = &hinted{error: err, hint: "the core has lost the ledger; this server's replica " + file + " still has it: keep that file"}
-	}
-	return openedLedger{log: log, replica: replica, nc: nc}, err
-}
-
 // member makes the server's part in one ledger.
-func (s *site) member(l openedLedger, key ed25519.PrivateKey) (*replication.Member, error) {
+func (s *site) member(l *openedLedger, key ed25519.PrivateKey) (*replication.Member, error) {
 	cfg := replication.MemberConfig{
 		Log: l.log, Replica: l.replica, Logger: s.log,
 		Identity: replication.Identity{
 			Server: s.id.Server, Region: s.id.Region, Address: s.feed.url(), Key: key,
 		},
-		Reconnect: l.nc.ForceReconnect,
+		Reconnect: l.reconnect,
 		Agents:    func() (connected, behind int) { return s.service.agents() },
 	}
 	if s.cfg.pace != nil {
@@ -207,24 +168,28 @@ func (s *site) member(l openedLedger, key ed25519.PrivateKey) (*replication.Memb
 
 // slots returns the key store key's unlock slots: the replica's, or, for a replica
 // that has just been made, the ledger's. They prove themselves when they open.
-func (s *site) slots(ctx context.Context, l openedLedger) ([][]byte, error) {
+func (s *site) slots(ctx context.Context, l *openedLedger) ([][]byte, error) {
 	if len(s.id.Slots) > 0 {
 		return s.id.Slots, nil
 	}
 	key := events.KSKKey(s.id.KSK)
 	value, ok := l.replica.Value(key)
 	if !ok {
-		found := errors.New("found")
-		ctx, cancel := context.WithTimeout(ctx, freshLimit)
-		defer cancel()
-		err := l.log.Follow(ctx, 1, func(e events.Entry) error {
-			if e.Key != key {
+		err := s.await(ctx, "the key store key", func(ctx context.Context) error {
+			found := errors.New("found")
+			err := l.log.Follow(ctx, 1, func(e events.Entry) error {
+				if e.Key != key {
+					return nil
+				}
+				value = append([]byte{}, e.Value...)
+				return found
+			})
+			if errors.Is(err, found) {
 				return nil
 			}
-			value = append([]byte{}, e.Value...)
-			return found
+			return err
 		})
-		if !errors.Is(err, found) {
+		if err != nil {
 			return nil, fmt.Errorf("the unlock slots of key store key %s: %w", s.id.KSK, err)
 		}
 	}
@@ -264,10 +229,11 @@ func (s *site) openSource(v *vault, signer ed25519.PrivateKey) error {
 		id: s.id, keys: s.keys, hosts: s.hosts, vault: v, source: s.source, hub: s.hub, log: s.log,
 		generate: s.cfg.generates(), signer: signer, cfg: s.cfg, adminURL: func() string { return s.admin.url() },
 		reference: func() (time.Time, bool) { c := s.keys.Clock(); return c.Now, c.OK },
+		core:      s.coreView,
 	}
 	s.service.scheduler = newScheduler(s.service, s.log)
-	if s.cfg.shared != nil {
-		s.service.joinBus = &adminapi.JoinBus{}
+	if s.service.joinBus, err = s.joinBus(); err != nil {
+		return err
 	}
 	s.retention = newRetention(s.service, s.log)
 	s.activation = newActivation(s.service, s.log)

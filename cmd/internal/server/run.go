@@ -113,6 +113,7 @@ func (s *site) start(ctx, front context.Context, g *errgroup.Group) error {
 		g.Go(func() error { return s.service.scheduler.run(front) })
 	}
 	g.Go(func() error { return s.renewCertificates(front) })
+	g.Go(func() error { return s.admitUsers(front) })
 	for _, l := range s.listeners {
 		g.Go(l.serve)
 	}
@@ -179,7 +180,12 @@ func (s *site) awaitFresh(ctx context.Context) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if s.keys.Freshness().State == events.Fresh && s.hosts.Freshness().State == events.Fresh {
+		keys, hosts := s.keys.Freshness().State, s.hosts.Freshness().State
+		if keys == events.Fresh && hosts == events.Fresh {
+			return
+		}
+		if keys == events.Forked || hosts == events.Forked { // waiting will not help
+			s.log.Warn("serving although forked", "keys", s.keys.Freshness().Why, "hosts", s.hosts.Freshness().Why)
 			return
 		}
 		select {
@@ -188,16 +194,6 @@ func (s *site) awaitFresh(ctx context.Context) {
 			s.log.Warn("serving although not fresh", "why", s.keys.Freshness().Why)
 			return
 		}
-	}
-}
-
-// watchBus takes the server down when the bus dies.
-func (s *site) watchBus(ctx context.Context) error {
-	select {
-	case <-s.bus.Done():
-		return errors.New("the embedded bus has stopped by itself")
-	case <-ctx.Done():
-		return nil
 	}
 }
 

@@ -29,6 +29,9 @@ import (
 const dieAt = "KEYTIDE_TEST_DIE_AT"
 
 func TestMain(m *testing.M) {
+	if step := os.Getenv(foundDieAt); step != "" {
+		dieFounding(os.Args[1], step)
+	}
 	if step := os.Getenv(dieAt); step != "" {
 		err := Dev(context.Background(), DevConfig{
 			Dir: os.Args[1], Listen: "127.0.0.1:0", FeedListen: "127.0.0.1:0", Logger: slog.New(slog.DiscardHandler),
@@ -51,6 +54,9 @@ type running struct {
 	ready Ready
 	log   *lockedBuffer
 	stop  func() error
+
+	readied chan Ready // of a server that was launched
+	ended   chan error
 }
 
 type lockedBuffer struct {

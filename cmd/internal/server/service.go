@@ -39,6 +39,7 @@ type service struct {
 	cfg      Config
 	adminURL func() string
 	joinBus  *adminapi.JoinBus
+	core     func() adminapi.Core
 }
 
 var _ adminhttp.Service = (*service)(nil)
@@ -101,7 +102,7 @@ func (s *service) Status(context.Context) (adminapi.Status, error) {
 	confirmed := s.confirmations()
 	answer := adminapi.Status{
 		Store: s.id.Store, Epoch: s.id.Epoch, N: n,
-		Servers: s.servers(n), FIPS: fips.Running(), Rings: make([]adminapi.RingStatus, len(rings)),
+		Servers: s.servers(n), FIPS: fips.Running(), Core: s.core(), Rings: make([]adminapi.RingStatus, len(rings)),
 	}
 	for i, r := range rings {
 		answer.Rings[i] = adminapi.RingStatus{

@@ -87,16 +87,20 @@ func issue(dir string, names []string, life time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("the store's CA: %w", err)
 	}
+	return issueFrom(ca, &x509.Certificate{
+		Subject: pkix.Name{CommonName: "Keytide policy server"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}, names, life, filepath.Join(dir, certFile), filepath.Join(dir, certKeyFile))
+}
+
+// issueFrom completes a template, signs it, and writes the certificate and its key.
+func issueFrom(ca tls.Certificate, template *x509.Certificate, names []string, life time.Duration, certPath, keyPath string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
 	}
 	now := time.Now()
-	template := &x509.Certificate{
-		SerialNumber: serial(), Subject: pkix.Name{CommonName: "Keytide policy server"},
-		NotBefore: now.Add(-backdate), NotAfter: earlier(now.Add(life), ca.Leaf.NotAfter),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
+	template.SerialNumber, template.KeyUsage = serial(), x509.KeyUsageDigitalSignature
+	template.NotBefore, template.NotAfter = now.Add(-backdate), earlier(now.Add(life), ca.Leaf.NotAfter)
 	for _, name := range names {
 		if ip := net.ParseIP(name); ip != nil {
 			template.IPAddresses = append(template.IPAddresses, ip)
@@ -108,10 +112,10 @@ func issue(dir string, names []string, life time.Duration) error {
 	if err != nil {
 		return err
 	}
-	if err := writeKey(filepath.Join(dir, certKeyFile), key); err != nil {
+	if err := writeKey(keyPath, key); err != nil {
 		return err
 	}
-	return writePEM(filepath.Join(dir, certFile), "CERTIFICATE", der)
+	return writePEM(certPath, "CERTIFICATE", der)
 }
 
 func earlier(a, b time.Time) time.Time {
