@@ -113,11 +113,11 @@ admin token, the configuration of its policy server, and a client profile.
 With a --server for each of 3 or 5, make a core that holds the ledgers in as
 many regions: a directory for each server, to be copied to its machine, with its
 certificates, nkey and configuration. A change needs more than half of them, so
-three bear the loss of any one, and five of any two. Each is a policy server too.
-The first --server founds the ledgers, at the first start of all. HOST is how
-the others find the machine, at the ports 7422 (policy servers), 7423 (the core's
-other servers), 7480 (admin API) and 7443 (agents); clients=, routes=, listen=,
-routes_listen=, admin=, feed= and metrics=HOST:PORT say otherwise.
+three bear the loss of any one, and five of any two. Each is a policy server
+too. The first --server founds the ledgers, at the first start of all. HOST is
+how the others find the machine, at the ports 7422 (policy servers), 7423 (the
+core's other servers), 7480 (admin API) and 7443 (agents); clients=, routes=,
+listen=, routes_listen=, admin=, feed= and metrics=HOST:PORT say otherwise.
 
 Whoever has the unlock key and the data has every key, and without it nobody
 has any: keep it apart from the data and from its backups. A store is never
@@ -125,8 +125,10 @@ made over another.`,
 		example: `  keytide core init --dir /srv/keytide --store main --region eu --server ps-1
   keytide core init --dir /srv/keytide --store main --region eu --server ps-1 \
     --passphrase-file /etc/keytide/passphrase --feed-listen 0.0.0.0:7443
-  keytide core init --dir new-core --store main --server eu-1,region=eu,host=10.0.0.1 \
-    --server us-1,region=us,host=10.1.0.1 --server ap-1,region=ap,host=10.2.0.1`,
+  keytide core init --dir new-core --store main \
+    --server eu-1,region=eu,host=10.0.0.1 \
+    --server us-1,region=us,host=10.1.0.1 \
+    --server ap-1,region=ap,host=10.2.0.1`,
 	},
 	"keytide status": {
 		long: `Show the policy servers, the agents that are connected to each, the version of
