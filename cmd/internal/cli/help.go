@@ -388,7 +388,9 @@ broken into, roll its rings over with --fresh, as the answer says: then no key
 that it knew seals, now or next. What the old keys sealed opens until their
 retention is over; with --emergency nothing does, and everybody is logged out.`,
 		example: `  keytide host revoke web-1 --reason "retired"
-  keytide host revoke web-1 --yes -o json`,
+  keytide host revoke web-1 --yes -o json
+  keytide host revoke web-1 web-2
+  keytide host revoke --label env=test --reason "torn down"`,
 	},
 	"keytide cookie": {
 		long:    `Look at cookie tokens, without opening them.`,

@@ -129,9 +129,21 @@ func printNext(w io.Writer, commands []string) {
 }
 
 func (a *app) hostRevoke() *cobra.Command {
-	cmd := &cobra.Command{Use: "revoke NAME", Short: "End a trusted host and its secrets", Args: oneName}
+	cmd := &cobra.Command{Use: "revoke [NAME...]", Short: "End trusted hosts and their secrets", Args: names}
 	out, change := outputFlag(cmd), changeFlags(cmd)
+	labels := cmd.Flags().StringArray("label", nil, "all hosts with this label `KEY=VALUE`; may be given again")
 	cmd.RunE = a.call(func(ctx context.Context, client *adminhttp.Client, args []string) error {
+		wanted, err := labelsOf(cmd, *labels)
+		if err != nil {
+			return err
+		}
+		hosts, err := chosenHosts(ctx, client, cmd, args, wanted)
+		if err != nil {
+			return err
+		}
+		if len(args) != 1 {
+			return a.revokeMany(ctx, client, hosts, change, out)
+		}
 		if !change.yes {
 			host, err := client.Host(ctx, args[0])
 			if err != nil {

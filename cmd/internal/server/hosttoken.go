@@ -298,3 +298,14 @@ func (s *service) sealSecret(name string, about host.Secret, secret keystore.Mat
 	}, secret)
 	return events.Put{Key: events.MaterialKey(about.KID), Value: value}, err
 }
+
+// tokenAnswer is the command that ends the token by which a revoked host registered
+// itself, if it is still valid: the host may have it, and register by another name.
+func (s *service) tokenAnswer(h host.Host) []string {
+	var token host.Token
+	s.hosts.Replica().Read(func(state *events.State) { token, _ = state.Token(h.Token) })
+	if token.IsZero() || tokenView(token, now()).State != "valid" {
+		return nil
+	}
+	return []string{fmt.Sprintf("keytide host token revoke %s --reason 'host %s is revoked'", token.ID, h.Name)}
+}

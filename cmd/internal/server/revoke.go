@@ -33,7 +33,7 @@ func (s *service) Host(_ context.Context, name string) (shown adminapi.HostShown
 	}
 	shown.Keys = s.known(h)
 	if h.Revoked {
-		shown.Next = answers(name, shown.Keys)
+		shown.Next = append(answers(name, shown.Keys), s.tokenAnswer(h)...)
 	}
 	return shown, nil
 }
@@ -135,6 +135,6 @@ func (s *service) revoked(receipt replication.Receipt, name string, req adminapi
 		return adminapi.Revoked{}, err
 	}
 	answer := adminapi.Revoked{Receipt: receiptView(receipt), Host: name, Destroyed: kidTexts(change.Destroyed), Keys: s.known(h)}
-	answer.Next = answers(name, answer.Keys)
+	answer.Next = append(answers(name, answer.Keys), s.tokenAnswer(h)...)
 	return answer, nil
 }
