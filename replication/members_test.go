@@ -434,7 +434,7 @@ func TestClockIsComparedWithFreshServers(t *testing.T) {
 		first.admit(third)
 		c.puppet(third, 1, time.Hour, headOf(first))
 		await(t, "outvoted", func() bool { return first.Clock().Outvoted })
-		if clock := first.Clock(); clock.Offset.Round(time.Second) != -time.Hour || clock.Now.Sub(time.Now()).Round(time.Second) != time.Hour {
+		if clock := first.Clock(); clock.Offset.Round(time.Second) != -time.Hour || time.Until(clock.Now).Round(time.Second) != time.Hour {
 			t.Errorf("outvoted: %+v", clock)
 		}
 		first.awaitView("ps-1", "tells its offset", func(r events.ServerRecord) bool { return r.ClockOffset.Round(time.Second) == -time.Hour })

@@ -187,7 +187,7 @@ func TestMonthsOfRings(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(time.Date(2026, 10, 12, 0, 0, 0, 0, time.UTC).Sub(time.Now())) // clocks are set back within a month
+		time.Sleep(time.Until(time.Date(2026, 10, 12, 0, 0, 0, 0, time.UTC))) // clocks are set back within a month
 		m := &months{t: t, random: rand.New(rand.NewPCG(seed, 1)), cfg: makeVirtual(t), log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 		m.up()
 		defer func() { m.down(0) }()

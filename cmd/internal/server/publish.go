@@ -92,7 +92,8 @@ func (s *service) unknown(ctx context.Context, name keystore.RingName, kid keyst
 	if err != nil {
 		return err
 	}
-	for _, l := range lives {
+	if len(lives) > 0 {
+		l := lives[0]
 		is := "is the " + l.key.Role.String() + " key"
 		if l.destroyed != nil {
 			is = fmt.Sprintf("was the %s key until event %d destroyed it, and a destroyed key never comes back; it", l.key.Role, l.destroyed.N)
