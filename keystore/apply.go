@@ -174,7 +174,10 @@ func (r *Ring) delete(c Change) error {
 // live by now.
 func (r *Ring) allowSessions() {
 	for i := range r.Keys {
-		if k := &r.Keys[i]; k.Role == Current || k.Role == Old {
+		k := &r.Keys[i]
+		seals := k.Role == Current || k.Role == Old ||
+			k.Role == SessionTicket && k.seals() || k.Role == Static && r.Mode == ModeStatic && k.seals()
+		if seals {
 			k.Session = max(k.Session, r.Policy.MaxSession)
 		}
 	}

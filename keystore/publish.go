@@ -95,14 +95,26 @@ func (r Ring) unpublishable(k PublishedKey, overlap time.Duration) Refusal {
 			return &PendingError{Ring: r.Name, Role: k.Role, KID: held.KID}
 		}
 	}
-	// Whatever the former key sealed last lives for max_session; of static keys, only in
-	// static mode, where they seal sessions.
-	if k.Role == SessionTicket || r.OpensStatic() {
-		if overlap < r.Policy.MaxSession {
-			return &OverlapError{Ring: r.Name, What: "the former " + k.Role.String() + " key", Overlap: overlap, MaxSession: r.Policy.MaxSession}
-		}
+	if least := r.LeastOverlap(k.Role); overlap < least {
+		return &OverlapError{Ring: r.Name, What: "the former " + k.Role.String() + " key", Overlap: overlap, MaxSession: least}
 	}
 	return nil
+}
+
+// LeastOverlap is how long sessions, or tickets, may live that the present key of the
+// role has sealed, or still seals: as long as the longest max_session since it became
+// active. Static keys seal sessions in static mode alone.
+func (r Ring) LeastOverlap(role Role) time.Duration {
+	least := time.Duration(0)
+	if role == SessionTicket || role == Static && r.OpensStatic() {
+		least = r.Policy.MaxSession
+	}
+	for i := range r.Keys {
+		if k := &r.Keys[i]; k.Role == role && k.seals() {
+			least = max(least, k.Session)
+		}
+	}
+	return least
 }
 
 // former counts the keys of a role that will only open once those are there and active.
@@ -145,9 +157,9 @@ func (r Ring) SetMode(req ModeRequest) (Change, error) {
 		return Change{}, invalidf("ring %s is in %s mode", r.Name, req.Mode)
 	case req.Mode == ModeDynamic && r.Mode == ModeStatic:
 		c.Overlap = req.Overlap
-		if req.Overlap < r.Policy.MaxSession {
+		if least := r.LeastOverlap(Static); req.Overlap < least {
 			if !req.Force {
-				return Change{}, &OverlapError{Ring: r.Name, What: "static mode", Overlap: req.Overlap, MaxSession: r.Policy.MaxSession}
+				return Change{}, &OverlapError{Ring: r.Name, What: "static mode", Overlap: req.Overlap, MaxSession: least}
 			}
 			c.Forced = true
 		}

@@ -42,7 +42,11 @@ func (r *Ring) activate(c Change, ref EventRef) error {
 		next.Pending, next.Published, next.Overlap = false, 0, 0
 	}
 	r.order()
-	return r.beginMode(c, ref)
+	if err := r.beginMode(c, ref); err != nil {
+		return err
+	}
+	r.allowSessions()
+	return nil
 }
 
 func (r *Ring) beginMode(c Change, ref EventRef) error {

@@ -351,8 +351,8 @@ func (l *life) confirmed(n keystore.N) (time.Time, bool) { at, ok := l.all[n]; r
 func (l *life) step(tb testing.TB) {
 	r := l.ring()
 	l.keys++
-	overlap := time.Duration(rapid.IntRange(8, 48).Draw(l.t, "overlap")) * time.Hour
-	switch rapid.SampledFrom([]string{"apply", "apply", "apply", "seal", "seal", "wait", "static", "ticket", "mode", "activate", "roll", "retire", "undo"}).Draw(l.t, "step") {
+	overlap := time.Duration(rapid.IntRange(1, 48).Draw(l.t, "overlap")) * time.Hour
+	switch rapid.SampledFrom([]string{"apply", "apply", "apply", "seal", "seal", "wait", "static", "ticket", "mode", "activate", "roll", "retire", "undo", "policy"}).Draw(l.t, "step") {
 	case "apply":
 		s := &l.sites[rapid.IntRange(0, len(l.sites)-1).Draw(l.t, "site")]
 		s.applied = min(s.applied+1, len(l.history)-1)
@@ -361,8 +361,8 @@ func (l *life) step(tb testing.TB) {
 		s := l.sites[rapid.IntRange(0, len(l.sites)-1).Draw(l.t, "site")]
 		view := l.history[s.applied]
 		k, _ := view.Seals()
-		l.held = append(l.held, sealed{k.KID, false, l.now.Add(r.Policy.MaxSession), s.name},
-			sealed{view.ByRole(keystore.SessionTicket)[0].KID, true, l.now.Add(r.Policy.MaxSession), s.name})
+		l.held = append(l.held, sealed{k.KID, false, l.now.Add(view.Policy.MaxSession), s.name},
+			sealed{view.ByRole(keystore.SessionTicket)[0].KID, true, l.now.Add(view.Policy.MaxSession), s.name})
 	case "wait":
 		l.now = l.now.Add(time.Duration(rapid.IntRange(1, 600).Draw(l.t, "minutes")) * time.Minute)
 	case "static":
@@ -377,6 +377,10 @@ func (l *life) step(tb testing.TB) {
 		l.decided(r.Rollover(keystore.Rollover{Trigger: keystore.Manual, Future: newKey(tb, l.keys, l.now), Now: l.now, Servers: l.confirmations()}))
 	case "undo":
 		l.decided(r.Undo())
+	case "policy":
+		p := r.Policy
+		p.MaxSession = time.Duration(rapid.IntRange(1, 24).Draw(l.t, "max_session")) * time.Hour
+		l.decided(r.SetPolicy(keystore.PolicyRequest{Policy: p, Now: l.now}))
 	case "retire":
 		l.decided(r.EndOverlap(l.now, l.confirmed))
 		if due := l.ring().Due(l.now, l.confirmed); len(due) > 0 {

@@ -26,8 +26,8 @@ func (e *PendingError) Unwrap() error   { return ErrRefused }
 // OverlapError refuses an overlap that would end sessions or tickets before their time.
 type OverlapError struct {
 	Ring                RingName
-	What                string // what would open for too short a time
-	Overlap, MaxSession time.Duration
+	What                string        // what would open for too short a time
+	Overlap, MaxSession time.Duration // MaxSession: the longest under which it sealed
 }
 
 func (e *OverlapError) Error() string {

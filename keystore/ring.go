@@ -29,7 +29,8 @@ type Key struct {
 	RetiredAt  time.Time `json:"retired_at,omitzero"` // that event's time
 	// Session is the longest max_session since the key became current: as long may live
 	// what it sealed, whatever the policy says by now. A late agent seals with a retired
-	// key, too. Of a static or session ticket key that is retired: the overlap.
+	// key, too. Of static keys only what they sealed in static mode counts; of a static
+	// or session ticket key that is retired it is the overlap.
 	Session time.Duration `json:"-"`
 	// Overlap, of a pending key, is for how long the one that it takes the place of will
 	// still open.

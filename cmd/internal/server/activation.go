@@ -21,17 +21,18 @@ const activationPeriod = time.Second
 type activation struct {
 	service *service
 	log     *slog.Logger
+	period  time.Duration                // between two looks
 	waits   map[keystore.RingName]string // why a ring's waits, as it was logged
 }
 
 func newActivation(s *service, log *slog.Logger) *activation {
-	return &activation{service: s, log: log, waits: make(map[keystore.RingName]string)}
+	return &activation{service: s, log: log, period: activationPeriod, waits: make(map[keystore.RingName]string)}
 }
 
 // run looks at every event and every period until ctx ends. A look that fails is
 // logged, and the next one tries again.
 func (a *activation) run(ctx context.Context) error {
-	ticker := time.NewTicker(activationPeriod)
+	ticker := time.NewTicker(a.period)
 	defer ticker.Stop()
 	for {
 		_, changed := a.service.keys.Replica().Watch()

@@ -101,9 +101,11 @@ func startVirtual(t *testing.T, cfg Config, log *slog.Logger, prepare func(*site
 	}
 	s.awaitFresh(ctx)
 	s.retention.period, s.retention.save = 10*time.Minute, 2*time.Hour
+	s.activation.period = 10 * time.Minute
 	s.service.scheduler.retry = 10 * time.Second
 	g.Go(func() error { return s.source.run(ctx) })
 	g.Go(func() error { return s.retention.run(ctx) })
+	g.Go(func() error { return s.activation.run(ctx) })
 	g.Go(func() error { return s.service.scheduler.run(ctx) })
 	return &virtual{site: s, running: ctx, stop: sync.OnceFunc(func() {
 		cancel()

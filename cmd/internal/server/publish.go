@@ -125,15 +125,23 @@ func (e *knownKeyError) Hint() string {
 func overlapOf(text *string, ring keystore.Ring, role keystore.Role) (time.Duration, error) {
 	if text == nil {
 		if role == keystore.Static {
-			return max(staticOverlap, ring.Policy.MaxSession), nil
+			return max(staticOverlap, ring.LeastOverlap(role)), nil
 		}
-		return ring.Policy.MaxSession, nil
+		return ring.LeastOverlap(role), nil
 	}
 	overlap, err := time.ParseDuration(*text)
 	if err != nil {
 		return 0, fmt.Errorf("%w: overlap: %q is not a duration such as 720h", keystore.ErrInvalid, *text)
 	}
 	return overlap, nil
+}
+
+// modeOverlap reads the overlap of static mode; by default what its sessions need.
+func modeOverlap(text *string, ring keystore.Ring) (time.Duration, error) {
+	if text == nil {
+		return max(ring.Policy.MaxSession, ring.LeastOverlap(keystore.Static)), nil
+	}
+	return overlapOf(text, ring, keystore.Static)
 }
 
 // SetMode implements adminhttp.Changer.
@@ -149,7 +157,7 @@ func (s *service) SetMode(ctx context.Context, actor string, name keystore.RingN
 			if err != nil {
 				return keystore.Change{}, err
 			}
-			overlap, err := overlapOf(req.Overlap, ring, keystore.Current)
+			overlap, err := modeOverlap(req.Overlap, ring)
 			if err != nil {
 				return keystore.Change{}, err
 			}
