@@ -551,3 +551,27 @@ func jsonEqual(a, b any) bool {
 	y, err2 := json.Marshal(b)
 	return err == nil && err2 == nil && bytes.Equal(x, y)
 }
+
+// A server joins a core over the network: by TLS, as a user that the core knows from
+// the ledger alone; and it is refused there once it is forgotten.
+func TestServerJoinsACoreAndIsRefusedOnceForgotten(t *testing.T) {
+	dir, _ := coreOf(t, 1)
+	first := launch(t, filepath.Join(dir, "eu-1"), nil).awaitReady(t)
+	w := &realm{t: t, dir: t.TempDir()}
+	if err := w.join(first.invite(t, "edge-1")); err != nil {
+		t.Fatal(err)
+	}
+	second := launch(t, w.path("edge-1"), func(c *Config) { c.Metrics.Listen = "" }).awaitReady(t)
+	await(t, "edge-1 is fresh", func() bool { return first.says(t, "edge-1").State == "fresh" })
+	second.create(t, "sso")
+	rolled, err := second.rollRing(t, "sso")
+	if err != nil || !slices.Equal(rolled.Replicas, []string{"edge-1", "eu-1"}) {
+		t.Errorf("rollover by the server that joined: %+v, %v", rolled, err)
+	}
+	if _, err := first.service.ForgetServer(t.Context(), "eva", "edge-1", leaveOut(false)); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the core refuses its credentials", func() bool {
+		return slices.ContainsFunc(second.links, func(l *bus.Link) bool { return l.Fault() != nil })
+	})
+}
