@@ -139,7 +139,7 @@ func printExplained(w io.Writer, e explained) {
 
 func printUse(w io.Writer, u adminapi.KeyUse) {
 	printFields(w,
-		[2]string{"ring", fmt.Sprintf("%s, now at version %d", u.Ring, u.Version)},
+		[2]string{"ring", ringNow(u)},
 		[2]string{"role", roleText(u)},
 		[2]string{"opens", opensText(u)},
 		[2]string{"reseal", resealText(u)},
@@ -203,4 +203,12 @@ func agentsText(u adminapi.KeyUse) string {
 		text += ", and all have the ring as it is"
 	}
 	return text
+}
+
+// ringNow says how the ring of a key stands.
+func ringNow(u adminapi.KeyUse) string {
+	if u.Deleted {
+		return u.Ring + ", which is deleted"
+	}
+	return fmt.Sprintf("%s, now at version %d", u.Ring, u.Version)
 }
