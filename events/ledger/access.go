@@ -7,7 +7,7 @@ import "github.com/keytide/keytide/events"
 func ReadAccess(bucket string) []string {
 	stream := events.StreamName(bucket)
 	return []string{
-		"$JS.API.STREAM.INFO." + stream, "$JS.API.DIRECT.GET." + stream + ".>",
+		"$JS.API.STREAM.INFO." + stream, "$JS.API.DIRECT.GET." + stream, "$JS.API.DIRECT.GET." + stream + ".>",
 		"$JS.API.CONSUMER.CREATE." + stream + ".>", "$JS.API.CONSUMER.MSG.NEXT." + stream + ".>",
 	}
 }
