@@ -35,7 +35,7 @@ func (m *Member) follow(ctx context.Context) {
 	m.setTip(a.tip)
 	retry := newBackoff(m.cfg.Seed+1, followFirst, followMost)
 	for ctx.Err() == nil {
-		began := m.now()
+		began, turned := m.now(), m.turned()
 		err := m.followOnce(ctx, a)
 		if ctx.Err() != nil {
 			return
@@ -44,10 +44,19 @@ func (m *Member) follow(ctx context.Context) {
 			retry.reset()
 		}
 		m.logger.Debug("following ended", "err", err)
-		if !retry.pause(ctx) {
-			return
+		select {
+		case <-time.After(retry.next()):
+		case <-turned: // asked for before: what came back meanwhile does not wait
+		case <-ctx.Done():
 		}
 	}
+}
+
+func (m *Member) turned() <-chan struct{} {
+	if m.cfg.Turned == nil {
+		return nil
+	}
+	return m.cfg.Turned()
 }
 
 // followOnce asks at once where the bucket ends and for what comes after the replica:

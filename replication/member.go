@@ -73,6 +73,10 @@ type MemberConfig struct {
 	// Reconnect is called when the beacon is silent although the link seems to be
 	// well, to force a new connection to another core server. It may be nil.
 	Reconnect func() error
+	// Turned returns a channel that is closed when the connection to the core comes or
+	// goes: following is then tried at once instead of at the next attempt. It may be
+	// nil.
+	Turned func() <-chan struct{}
 	// Agents tells how many agents are connected, and how many of them are behind.
 	// It may be nil.
 	Agents func() (connected, behind int)

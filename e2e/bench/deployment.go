@@ -89,7 +89,7 @@ func newDeployment(ctx context.Context, servers int, latency time.Duration) (_ *
 	d.link = &timedLog{Ledger: l}
 	running, stop := context.WithCancel(context.Background())
 	d.stop = stop
-	if d.writer, err = d.member(running, d.link, pin, replication.Identity{Server: benchServer, Region: "eu", Key: key}, writer.Reconnect); err != nil {
+	if d.writer, err = d.member(running, d.link, pin, replication.Identity{Server: benchServer, Region: "eu", Key: key}, writer); err != nil {
 		return nil, err
 	}
 	other, err := d.dial(regions[min(1, servers-1)])
@@ -148,7 +148,7 @@ func (d *deployment) follower(ctx, running context.Context, link *bus.Link, pin 
 	if err != nil {
 		return nil, err
 	}
-	return d.member(running, l, pin, id, link.Reconnect)
+	return d.member(running, l, pin, id, link)
 }
 
 // joined makes a server a member of the ledger.
@@ -189,13 +189,13 @@ func (d *deployment) join(ctx context.Context, id replication.Identity) error {
 	return nil
 }
 
-func (d *deployment) member(running context.Context, log replication.Log, pin replication.Pin, id replication.Identity, reconnect func() error) (*replication.Member, error) {
+func (d *deployment) member(running context.Context, log replication.Log, pin replication.Pin, id replication.Identity, link *bus.Link) (*replication.Member, error) {
 	replica, err := replication.OpenReplica(filepath.Join(d.dir, id.Server+".db"), pin)
 	if err != nil {
 		return nil, err
 	}
 	id.Address = "127.0.0.1:7480"
-	m, err := replication.New(replication.MemberConfig{Log: log, Replica: replica, Identity: id, Reconnect: reconnect})
+	m, err := replication.New(replication.MemberConfig{Log: log, Replica: replica, Identity: id, Reconnect: link.Reconnect, Turned: link.Turned})
 	if err != nil {
 		return nil, err
 	}

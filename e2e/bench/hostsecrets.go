@@ -83,7 +83,7 @@ func (d *deployment) policyStore(ctx context.Context) error {
 	running, stop := context.WithCancel(context.Background())
 	d.stop = stop
 	id := replication.Identity{Server: benchServer, Region: "eu", Key: key}
-	d.writer, err = d.member(running, l, pin, id, link.Reconnect)
+	d.writer, err = d.member(running, l, pin, id, link)
 	return err
 }
 

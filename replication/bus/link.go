@@ -63,9 +63,10 @@ type Link struct {
 	js  jetstream.JetStream
 	log *slog.Logger
 
-	mu     sync.Mutex // guards the fields below
-	fault  error      // why the link is of no use now; nil: it is
-	logged time.Time  // when that was last said
+	mu     sync.Mutex    // guards the fields below
+	fault  error         // why the link is of no use now; nil: it is
+	logged time.Time     // when that was last said
+	turned chan struct{} // closed and replaced when the fault comes or goes
 }
 
 // Dial begins to connect. It waits for at most one attempt at each server, and
@@ -73,7 +74,7 @@ type Link struct {
 // while its core is unreachable. Fault says what stands in the way. The error is
 // of a configuration that can never connect. The caller closes the link.
 func Dial(cfg DialConfig) (*Link, error) {
-	l := &Link{log: cfg.Logger, fault: errors.New("not connected yet")}
+	l := &Link{log: cfg.Logger, fault: errors.New("not connected yet"), turned: make(chan struct{})}
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}
@@ -190,6 +191,13 @@ func (l *Link) Fault() error {
 	return l.fault
 }
 
+// Turned returns a channel that is closed when the link comes to be of use, or ceases to.
+func (l *Link) Turned() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.turned
+}
+
 // Close ends the link.
 func (l *Link) Close() { l.nc.Close() }
 
@@ -249,6 +257,10 @@ func (l *Link) set(fault error) bool {
 	defer l.mu.Unlock()
 	turned := (l.fault == nil) != (fault == nil) || l.logged.IsZero()
 	changed := fmt.Sprint(l.fault) != fmt.Sprint(fault)
+	if (l.fault == nil) != (fault == nil) {
+		close(l.turned)
+		l.turned = make(chan struct{})
+	}
 	l.fault = fault
 	if !turned && (!changed || time.Since(l.logged) < logEvery) {
 		return false

@@ -157,8 +157,8 @@ func (s *site) member(l *openedLedger, key ed25519.PrivateKey) (*replication.Mem
 		Identity: replication.Identity{
 			Server: s.id.Server, Region: s.id.Region, Address: s.feed.url(), Key: key,
 		},
-		Reconnect: l.reconnect,
-		Agents:    func() (connected, behind int) { return s.service.agents() },
+		Reconnect: l.reconnect, Turned: l.turned,
+		Agents: func() (connected, behind int) { return s.service.agents() },
 	}
 	if s.cfg.pace != nil {
 		s.cfg.pace(&cfg)

@@ -163,6 +163,7 @@ type openedLedger struct {
 	log       *ledger.Ledger
 	replica   *replication.Replica
 	reconnect func() error
+	turned    func() <-chan struct{} // nil in memory: nothing comes and goes there
 }
 
 func (s *site) openReplica(kind events.Kind, genesis events.Hash) (*openedLedger, error) {
@@ -225,7 +226,7 @@ func (s *site) connect(l *openedLedger) (js jetstream.JetStream, usable func() e
 	if old, ok := errors.AsType[*bus.VersionError](link.Fault()); ok && l.empty() {
 		return nil, nil, old
 	}
-	l.reconnect = link.Reconnect
+	l.reconnect, l.turned = link.Reconnect, link.Turned
 	return link.JetStream(), link.Fault, nil
 }
 
