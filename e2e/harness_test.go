@@ -40,6 +40,7 @@ func buildAndRun(m *testing.M) int {
 	binaries = dir
 	build := exec.Command("go", "build", "-o", dir+"/", "./cmd/keytide", "./cmd/keytide-agent", "./e2e/example/webapp")
 	build.Dir = ".."
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // static: they run in images from scratch, too
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "building the programs under test:", err)
