@@ -1,6 +1,9 @@
 package wan
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
 // A Fault says what is wrong with a link. It is a set; the zero value is a link that
 // works.
@@ -19,16 +22,32 @@ func (f Fault) String() string {
 		return "none"
 	}
 	var names []string
-	for _, one := range []struct {
-		fault Fault
-		name  string
-	}{{Reset, "reset"}, {Hold, "hold"}, {HoldForward, "hold-forward"}, {HoldBack, "hold-back"}} {
+	for _, one := range faultNames {
 		if f&one.fault == one.fault {
 			names = append(names, one.name)
 			f &^= one.fault
 		}
 	}
 	return strings.Join(names, "+")
+}
+
+// faultNames has what stands for more first.
+var faultNames = []struct {
+	fault Fault
+	name  string
+}{{Reset, "reset"}, {Hold, "hold"}, {HoldForward, "hold-forward"}, {HoldBack, "hold-back"}}
+
+// ParseFault reads what String writes of a single fault, or of none.
+func ParseFault(name string) (Fault, error) {
+	for _, one := range faultNames {
+		if one.name == name {
+			return one.fault, nil
+		}
+	}
+	if name == Fault(0).String() {
+		return 0, nil
+	}
+	return 0, fmt.Errorf("wan: fault %q: want reset, hold, hold-forward, hold-back or none", name)
 }
 
 // turned is the fault as the other end of a link sees it.

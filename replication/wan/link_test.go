@@ -279,5 +279,8 @@ func TestFaultNames(t *testing.T) {
 		if got := fmt.Sprint(fault); got != want {
 			t.Errorf("%08b is %q, want %q", uint8(fault), got, want)
 		}
+		if got, err := wan.ParseFault(want); strings.Contains(want, "+") != (err != nil) || err == nil && got != fault {
+			t.Errorf("%q reads as %v, %v", want, got, err)
+		}
 	}
 }
