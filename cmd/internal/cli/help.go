@@ -42,6 +42,23 @@ directory: the next start goes on where this one ended.`,
   keytide dev --dir /tmp/try --listen 127.0.0.1:0 --feed-listen 127.0.0.1:0
   keytide dev --nats-listen 127.0.0.1:4222   # to look at the ledger with nats`,
 	},
+	"keytide dev cut": {
+		long: `Cut a region of a development store that runs off from the others: everything
+that passes between them, be it between the core's servers or from a policy
+server to another region's core. What happens within the region goes on.
+
+--how hold, the default, is a cable that is pulled: nothing moves, and nothing
+closes, until heal lets it flow on. reset ends connections and refuses new
+ones. hold-forward holds only what leaves the region, hold-back only what comes
+to it. A cut ends with heal, or with keytide dev.`,
+		example: `  keytide dev cut ap
+  keytide dev cut ap --how reset --dir /tmp/try`,
+	},
+	"keytide dev heal": {
+		long: `Join a region that was cut off with the others again. What was held on the way
+arrives, late.`,
+		example: `  keytide dev heal ap`,
+	},
 	"keytide server": {
 		long: `Run a policy server: hold a replica of the key store, feed its keys to agents,
 and serve the admin API. keytide core init writes a first configuration.

@@ -42,6 +42,7 @@ func (a *app) devCommand() *cobra.Command {
 		cfg.Logger = a.logger()
 		return server.Dev(cmd.Context(), cfg)
 	}
+	cmd.AddCommand(a.devCut(), a.devHeal())
 	return cmd
 }
 
