@@ -28,7 +28,7 @@ func (a *app) announce(r server.Ready) {
 
 func (a *app) devCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "dev", Short: "Run a policy server for development", Args: cobra.NoArgs,
+		Use: "dev [--dir DIR]", Short: "Run a policy server for development", Args: cobra.NoArgs,
 	}
 	cfg := server.DevConfig{Ready: a.announce}
 	flags := cmd.Flags()
