@@ -20,6 +20,9 @@ func (a *app) announce(r server.Ready) {
 	if r.Client != "" {
 		line += " client=" + r.Client
 	}
+	if len(r.Regions) > 0 {
+		line += " regions=" + strings.Join(r.Regions, ",")
+	}
 	if r.NATS != "" {
 		line += " nats=" + r.NATS
 	}
@@ -36,6 +39,7 @@ func (a *app) devCommand() *cobra.Command {
 	flags.StringVar(&cfg.Listen, "listen", "127.0.0.1:7480", "`ADDRESS` of the admin API")
 	flags.StringVar(&cfg.FeedListen, "feed-listen", "127.0.0.1:7443", "`ADDRESS` of the agents' feed")
 	flags.StringVar(&cfg.NATSListen, "nats-listen", "", "`ADDRESS` at which other NATS tools may read the ledger (default: none)")
+	flags.IntVar(&cfg.Regions, "regions", 1, "how many regions, `1|3`: eu, us and ap, at three ports in a row each")
 	flags.DurationVar(&cfg.FeedClock, "feed-clock-offset", 0, "set the feed's clock wrong by `D`, such as 10m: what do agents do then?")
 	flags.BoolVar(&cfg.Insecure, "insecure-listen", false, "allow addresses that other machines can reach")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -34,6 +34,7 @@ type CoreInitConfig struct {
 	PassphraseFile string
 
 	step func(string) // tests die there
+	dev  bool         // a development store
 }
 
 // A CoreMember is a server of a core that is being made.
@@ -282,6 +283,7 @@ func (c *coreMaking) ledgers(context.Context) error {
 		}
 		id := identity{
 			Format: identityFormat, Store: c.cfg.Store, Epoch: 1, Region: m.Region, Server: m.Server, KSK: ksk.ID(),
+			Dev: c.cfg.dev,
 		}
 		keys, err := newServerKeys()
 		if err == nil {

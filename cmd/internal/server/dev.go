@@ -20,6 +20,7 @@ type DevConfig struct {
 	Dir        string
 	Listen     string // of the admin API
 	FeedListen string
+	Regions    int           // 1, or as many as devRegions; 0 is 1
 	NATSListen string        // empty: none
 	Insecure   bool          // allow listeners beyond loopback
 	FeedClock  time.Duration // added to the feed's clock
@@ -44,6 +45,9 @@ func Dev(ctx context.Context, dev DevConfig) error {
 		return err
 	}
 	dev.Dir = dir
+	if dev.Regions > 1 || dev.Regions < 0 {
+		return devRegionsRun(ctx, dev)
+	}
 	if err := dev.ensure(ctx); err != nil {
 		return err
 	}
@@ -109,12 +113,12 @@ func (dev DevConfig) ensure(ctx context.Context) error {
 	return m.make(ctx)
 }
 
-// firstRing creates a development store's ring where the ledger has its genesis
-// alone: at the first start, or at the one after a crash before this.
-func (s *service) firstRing(ctx context.Context) error {
+// firstRing creates a development store's ring where the ledger has no more than the
+// events of its founding: at the first start, or at the one after a crash before this.
+func (s *service) firstRing(ctx context.Context, founding keystore.N) error {
 	var n keystore.N
 	s.keys.Replica().Read(func(state *events.State) { n = state.N() })
-	if n != 1 {
+	if n != founding {
 		return nil
 	}
 	_, err := s.CreateRing(ctx, "keytide", adminapi.CreateRing{

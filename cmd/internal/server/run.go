@@ -24,10 +24,11 @@ const (
 
 // Ready says where a server serves.
 type Ready struct {
-	Admin  string // base URL
-	Feed   string
-	Client string // the profile's path; empty if it is not the server's to write
-	NATS   string // address for other NATS tools; empty: none
+	Admin   string // base URL
+	Feed    string
+	Client  string   // the profile's path; empty if it is not the server's to write
+	Regions []string // of a development store of several
+	NATS    string   // address for other NATS tools; empty: none
 }
 
 // Hooks are what a server tells its caller. Logger must be set.
@@ -155,13 +156,13 @@ func (s *site) refuseGenesis() error {
 // announce waits until the server is fresh, and says that it serves.
 func (s *site) announce(ctx context.Context, hooks Hooks) error {
 	s.awaitFresh(ctx)
-	if s.cfg.dev {
-		if err := s.service.firstRing(ctx); err != nil && ctx.Err() == nil {
+	if s.cfg.dev && s.cfg.Bus == nil {
+		if err := s.service.firstRing(ctx, 1); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("the first ring: %w", err)
 		}
 	}
 	ready := Ready{Admin: s.admin.url(), Feed: s.feed.url(), NATS: s.nats()}
-	if s.cfg.dev {
+	if s.cfg.dev && s.cfg.Bus == nil {
 		if err := writeProfile(s.cfg.Dir, s.admin.address()); err != nil {
 			return err
 		}
