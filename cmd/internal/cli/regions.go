@@ -12,7 +12,7 @@ import (
 // devCut cuts a region of a development store off from the others.
 func (a *app) devCut() *cobra.Command {
 	cmd := a.linksCommand("cut REGION", "Cut a region off from the others")
-	how := cmd.Flags().String("how", wan.Hold.String(), "`hold|reset|hold-forward|hold-back`")
+	how := cmd.Flags().String("how", wan.Hold.String(), "`FAULT`: hold, reset, hold-forward or hold-back")
 	a.setLinks(cmd, func() (wan.Fault, error) {
 		fault, err := wan.ParseFault(*how)
 		if err != nil || fault == 0 {
