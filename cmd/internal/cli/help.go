@@ -37,8 +37,16 @@ unlock key lies beside its data, and keytide server refuses the store.
 
 It prints one line that begins with "keytide ready" once it serves. The first
 interrupt stops it in order, a second one at once. What it has lasts in its
-directory: the next start goes on where this one ended.`,
+directory: the next start goes on where this one ended.
+
+With --regions 3 it runs a policy server in each of the regions eu, us and ap,
+each with its share of a core of three, in this one process: eu at the ports
+of --listen and --feed-listen, us and ap at the next two. It makes the store of
+three at its first start; a store of one stays one. Besides client.yaml, which
+lists all three, DIR has a profile of each region alone, such as ap.yaml.
+keytide dev cut and keytide dev heal cut one off, and join it again.`,
 		example: `  keytide dev
+  keytide dev --regions 3 --dir /tmp/three
   keytide dev --dir /tmp/try --listen 127.0.0.1:0 --feed-listen 127.0.0.1:0
   keytide dev --nats-listen 127.0.0.1:4222   # to look at the ledger with nats`,
 	},

@@ -39,7 +39,7 @@ func (a *app) devCommand() *cobra.Command {
 	flags.StringVar(&cfg.Listen, "listen", "127.0.0.1:7480", "`ADDRESS` of the admin API")
 	flags.StringVar(&cfg.FeedListen, "feed-listen", "127.0.0.1:7443", "`ADDRESS` of the agents' feed")
 	flags.StringVar(&cfg.NATSListen, "nats-listen", "", "`ADDRESS` at which other NATS tools may read the ledger (default: none)")
-	flags.IntVar(&cfg.Regions, "regions", 1, "how many regions, `1|3`: eu, us and ap, at three ports in a row each")
+	flags.IntVar(&cfg.Regions, "regions", 1, "how many regions, `1|3`: with 3 they are eu, us and ap")
 	flags.DurationVar(&cfg.FeedClock, "feed-clock-offset", 0, "set the feed's clock wrong by `D`, such as 10m: what do agents do then?")
 	flags.BoolVar(&cfg.Insecure, "insecure-listen", false, "allow addresses that other machines can reach")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
