@@ -173,6 +173,9 @@ func (m *Member) streamEnd(ctx context.Context, a *assembler) (events.Revision, 
 	switch {
 	case info.Last >= newest:
 		m.short = time.Time{}
+	case info.Alone: // it may know of less than the others have committed
+		m.short = time.Time{}
+		return 0, fmt.Errorf("%w: a core server that is cut off ends at revision %d, this replica at %d", events.ErrInterrupted, info.Last, newest)
 	case m.short.IsZero():
 		m.short = m.now()
 		fallthrough

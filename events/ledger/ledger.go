@@ -159,6 +159,9 @@ type Info struct {
 	MaxBytes int64
 	Replicas int
 	Sealed   bool // takes no more writes
+	// Alone is whether the core server that answered has not heard from a majority of
+	// the core of late: one that is cut off, and does not know yet that it leads no more.
+	Alone bool
 	// Faults names each setting by which the bucket could lose events.
 	Faults []string
 }
@@ -182,6 +185,23 @@ func (l *Ledger) Info(ctx context.Context) (Info, error) {
 		Created: info.Created, First: Revision(info.State.FirstSeq), Last: Revision(info.State.LastSeq),
 		Msgs: info.State.Msgs, Bytes: info.State.Bytes, MaxBytes: info.Config.MaxBytes,
 		Replicas: info.Config.Replicas, Sealed: info.Config.Sealed,
-		Faults: settingsFaults(l.bucket, info.Config),
+		Alone: alone(info.Cluster), Faults: settingsFaults(l.bucket, info.Config),
 	}, nil
+}
+
+// hearsOf is within what time a leader hears from each replica that is well; they
+// speak to each other every second.
+const hearsOf = 2500 * time.Millisecond
+
+func alone(c *jetstream.ClusterInfo) bool {
+	if c == nil || len(c.Replicas) == 0 {
+		return false
+	}
+	heard := 1 // from itself
+	for _, peer := range c.Replicas {
+		if !peer.Offline && peer.Active < hearsOf {
+			heard++
+		}
+	}
+	return c.Leader == "" || 2*heard <= 1+len(c.Replicas)
 }
