@@ -13,6 +13,7 @@ type Creation struct {
 	Keys   FirstKeys
 	Now    time.Time // the decider's clock; wanted with a schedule
 	Plan   Plan      // of the policy's schedule; nil: it has none
+	Force  bool      // take a policy that may log users out
 }
 
 // Create decides a new ring without a schedule whose name was never used before: see
@@ -34,10 +35,15 @@ func (r Ring) Create(req Creation) (Change, error) {
 	if err := r.checkPlan(req.Policy, req.Plan); err != nil {
 		return Change{}, err
 	}
+	forced := false
 	if err := req.Policy.Check(req.Plan); err != nil {
-		return Change{}, err
+		refusal, ok := err.(Refusal)
+		if !req.Force || !ok || !refusal.Forceable() {
+			return Change{}, err
+		}
+		forced = true
 	}
-	c := Change{Kind: Created, Ring: req.Name, Version: r.Version + 1, Policy: &req.Policy, Made: []MadeKey{
+	c := Change{Kind: Created, Forced: forced, Ring: req.Name, Version: r.Version + 1, Policy: &req.Policy, Made: []MadeKey{
 		req.Keys.Current.made(Current), req.Keys.Future.made(Future),
 		req.Keys.Static.made(Static), req.Keys.SessionTicket.made(SessionTicket),
 	}, NextSlot: nextSlot(req.Policy, req.Plan, req.Now, req.Now, time.Time{})}

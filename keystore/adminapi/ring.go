@@ -95,6 +95,7 @@ type CreateRing struct {
 	Intent
 	Name   string       `json:"name" doc:"1 to 63 lower-case letters, digits and hyphens"`
 	Policy PolicyChange `json:"policy,omitzero" required:"false" doc:"what differs from the default policy"`
+	Force  bool         `json:"force,omitempty" doc:"take a policy that may log users out"`
 }
 
 // SetPolicy asks for a change of a ring's policy.

@@ -199,7 +199,8 @@ stay; what would end sessions before their time is refused, with a policy that
 works.`,
 		example: `  keytide ring create web --reason "the second site"
   keytide ring create web --max-session 30m --min-interval 10m
-  keytide ring create hr --weekly mon@02:30 --tz Europe/Berlin`,
+  keytide ring create hr --weekly mon@02:30 --tz Europe/Berlin
+  keytide ring create web --retain 1 --force  # may log users out`,
 	},
 	"keytide ring set": {
 		long: `Change a ring's policy: the fields that are given. It changes neither the keys

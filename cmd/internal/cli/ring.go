@@ -101,15 +101,24 @@ func printKeys(w io.Writer, keys []adminapi.Key) {
 	printTable(w, []string{"ROLE", "KID", "CREATED", "DOES"}, rows)
 }
 
+// forcedPolicy is what a forced policy costs.
+const forcedPolicy = "A forced policy may end sessions before their time."
+
 func (a *app) ringCreate() *cobra.Command {
 	cmd := &cobra.Command{Use: "create NAME", Short: "Create a ring with new keys", Args: oneName}
 	out, change, policy := outputFlag(cmd), changeFlags(cmd), newPolicyFlags(cmd)
 	mode := newModeFlags(cmd)
+	force := cmd.Flags().Bool("force", false, "take a policy that may log users out")
 	cmd.RunE = a.call(func(ctx context.Context, client *adminhttp.Client, args []string) error {
-		req := adminapi.CreateRing{Intent: change.intent(), Name: args[0]}
+		req := adminapi.CreateRing{Intent: change.intent(), Name: args[0], Force: *force}
 		var err error
 		if req.Policy, _, err = policy.change(); err != nil {
 			return err
+		}
+		if *force {
+			if err := change.confirm(a, args[0], forcedPolicy); err != nil {
+				return err
+			}
 		}
 		done, err := client.CreateRing(ctx, req)
 		if err == nil && mode.mode == "static" {
@@ -140,7 +149,7 @@ func (a *app) ringSet() *cobra.Command {
 		}
 		mode.force = *force
 		if *force {
-			if err := change.confirm(a, args[0], "A forced policy may end sessions before their time."); err != nil {
+			if err := change.confirm(a, args[0], forcedPolicy); err != nil {
 				return err
 			}
 		}

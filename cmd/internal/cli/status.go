@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -110,7 +111,8 @@ func printAlarm(w io.Writer, a adminapi.Alarm) {
 	if a.Key != "" {
 		subject += " " + a.Key
 	}
-	fmt.Fprintf(w, "\n%s  %s %s: %s\n  since %s%s\n", word, a.Kind, subject, a.Text, stamp(a.Since), until)
+	lines := wrap(fmt.Sprintf("%s %s: %s", a.Kind, subject, a.Text), width-len(word)-2)
+	fmt.Fprintf(w, "\n%s  %s\n  since %s%s\n", word, strings.Join(lines, "\n  "), stamp(a.Since), until)
 }
 
 func milliseconds(ms int64) string { return (time.Duration(ms) * time.Millisecond).String() }

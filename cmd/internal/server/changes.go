@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/keytide/keytide/events"
@@ -150,7 +149,7 @@ func (s *service) CreateRing(ctx context.Context, actor string, req adminapi.Cre
 		decide: func(state *events.State) (keystore.Change, error) {
 			before, _ := state.AnyRing(name)
 			change, err := before.Create(keystore.Creation{
-				Name: name, Policy: policy, Now: s.now(), Plan: plan, Keys: keystore.FirstKeys{
+				Name: name, Policy: policy, Now: s.now(), Plan: plan, Force: req.Force, Keys: keystore.FirstKeys{
 					Current: keys[0], Future: keys[1], Static: keys[2], SessionTicket: keys[3],
 				},
 			})
@@ -163,18 +162,12 @@ func (s *service) CreateRing(ctx context.Context, actor string, req adminapi.Cre
 	return s.changed(receipt, ring), nil
 }
 
-// creating gives a refused policy a hint that works for a ring that is not there
-// yet: only a ring's change of policy can be forced.
+// creating says what to do with a ring that is there already.
 func creating(name keystore.RingName, err error) error {
 	if errors.Is(err, keystore.ErrExists) {
 		return &hinted{error: err, hint: "change its policy with:  keytide ring set " + string(name)}
 	}
-	var refused *keystore.RetainError
-	if !errors.As(err, &refused) {
-		return err
-	}
-	hint := strings.TrimSuffix(refused.Hint(), "to set it all the same:  --force")
-	return &hinted{error: err, hint: hint + "to have it all the same, create the ring without it, then:  keytide ring set " + string(name) + " --force …"}
+	return err
 }
 
 // SetPolicy implements adminhttp.Changer.

@@ -57,7 +57,7 @@ func (s *service) ringAlarms() []adminapi.Alarm {
 			alarm("rollover-failed", f.since, "the rollover of slot %s fails: %v", keystore.SlotText(r.NextSlot), f.err)
 		}
 		if open := s.incident(r, servers); open != nil {
-			alarm("incident-open", open.At, "not everybody has confirmed the emergency rollover of event %d: %s", open.N, waits(open))
+			alarm("incident-open", open.At, "the emergency rollover of event %d is not closed: %s", open.N, waits(open))
 		}
 	}
 	return alarms
@@ -78,5 +78,5 @@ func waits(open *adminapi.Incident) string {
 	if len(parts) == 0 {
 		return "nobody is behind any more; it is about to be closed"
 	}
-	return strings.Join(parts, "; ")
+	return "not confirmed by " + strings.Join(parts, "; ")
 }
