@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/keytide/keytide/keystore"
 	"github.com/keytide/keytide/keystore/adminapi"
 )
 
@@ -146,6 +147,15 @@ func (c *containers) even() error {
 	return nil
 }
 
+// version is that of ring sso as a region shows it; 0: it does not.
+func (c *containers) version(region string) keystore.Version {
+	out, err := c.keytide(region, "ring", "show", "sso", "-o", "json")
+	if err != nil {
+		return 0
+	}
+	return decode[adminapi.Ring](c.tb, []byte(out)).Version
+}
+
 // TestRegionsInContainers: three regions with addresses of their own; one is unplugged
 // as a cable is, misses a rollover, knows that it may, holds up the next one, and has it
 // after it is plugged in again.
@@ -172,8 +182,13 @@ func TestRegionsInContainers(t *testing.T) {
 		}
 		return err
 	})
+	// Where the region that is cut off led the core, the others elect a leader first, and
+	// the outcome of what was sent before may be unknown: so the ring tells.
 	eventually(t, "the others roll over", func() error {
 		_, err := c.keytide("eu", "rollover", "sso", "--yes")
+		if err != nil && c.version("eu") == 2 {
+			err = nil
+		}
 		return err
 	})
 	_, err := c.keytide("us", "rollover", "sso", "--yes")
@@ -189,8 +204,8 @@ func TestRegionsInContainers(t *testing.T) {
 		if out := must(region, "audit", "verify", "-o", "json"); !decode[adminapi.Verification](t, []byte(out)).OK {
 			t.Errorf("%s: %s", region, out)
 		}
-		if ring := decode[adminapi.Ring](t, []byte(must(region, "ring", "show", "sso", "-o", "json"))); ring.Version != 3 {
-			t.Errorf("%s has version %d, want 3", region, ring.Version)
+		if version := c.version(region); version != 3 {
+			t.Errorf("%s has version %d, want 3", region, version)
 		}
 	}
 }
