@@ -18,8 +18,11 @@ const (
 	followFirst = 100 * time.Millisecond
 	followMost  = 500 * time.Millisecond
 	// A leader of the core that was elected just now may not have taken in yet what is
-	// committed. A core that ends too early for longer than this has lost something.
-	forkPatience = 2 * time.Second
+	// committed; and one that is cut off from the others answers with where it stood
+	// then, to whoever reaches it, until it gives up: after 10 to 20 s. A core that ends
+	// too early for longer than this has lost something. Nothing is taken meanwhile, and
+	// the replica is stale.
+	forkPatience = 30 * time.Second
 )
 
 var (
