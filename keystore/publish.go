@@ -117,6 +117,18 @@ func (r Ring) LeastOverlap(role Role) time.Duration {
 	return least
 }
 
+// LeastModeOverlap is how long static keys must still open sessions when static mode is
+// left: the present one as by LeastOverlap, and former ones for what they sealed.
+func (r Ring) LeastModeOverlap() time.Duration {
+	least := r.LeastOverlap(Static)
+	for i := range r.Keys {
+		if k := &r.Keys[i]; k.Role == Static && k.Retired != 0 {
+			least = max(least, k.Session)
+		}
+	}
+	return least
+}
+
 // former counts the keys of a role that will only open once those are there and active.
 func (r Ring) former(role Role, more []PublishedKey) int {
 	n := len(r.ByRole(role)) - 1 // all but the one that seals then
@@ -157,7 +169,7 @@ func (r Ring) SetMode(req ModeRequest) (Change, error) {
 		return Change{}, invalidf("ring %s is in %s mode", r.Name, req.Mode)
 	case req.Mode == ModeDynamic && r.Mode == ModeStatic:
 		c.Overlap = req.Overlap
-		if least := r.LeastOverlap(Static); req.Overlap < least {
+		if least := r.LeastModeOverlap(); req.Overlap < least {
 			if !req.Force {
 				return Change{}, &OverlapError{Ring: r.Name, What: "static mode", Overlap: req.Overlap, MaxSession: least}
 			}

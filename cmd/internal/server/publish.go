@@ -139,7 +139,7 @@ func overlapOf(text *string, ring keystore.Ring, role keystore.Role) (time.Durat
 // modeOverlap reads the overlap of static mode; by default what its sessions need.
 func modeOverlap(text *string, ring keystore.Ring) (time.Duration, error) {
 	if text == nil {
-		return max(ring.Policy.MaxSession, ring.LeastOverlap(keystore.Static)), nil
+		return max(ring.Policy.MaxSession, ring.LeastModeOverlap()), nil
 	}
 	return overlapOf(text, ring, keystore.Static)
 }
