@@ -18,7 +18,7 @@ import (
 // What templates see of a ring and of a key.
 type (
 	ringView struct {
-		Name    keystore.RingName
+		Name    string
 		Epoch   keystore.Epoch
 		Version keystore.Version
 		Mode    keystore.Mode
@@ -143,7 +143,7 @@ func ringViews(sets []*keystore.KeySet) []ringView {
 }
 
 func viewOf(set *keystore.KeySet) ringView {
-	return ringView{set.Ring, set.Epoch, set.Version, set.Mode}
+	return ringView{string(set.Ring), set.Epoch, set.Version, set.Mode}
 }
 
 // keys gives a ring's keys with this role; with 0 all, the sealing key first.

@@ -32,6 +32,7 @@ func TestTemplate(t *testing.T) {
 		// Checked with Python's hmac: HKDF-Expand of "keytide/v1 template|sso|x".
 		{`{{current "sso" | hkdf "x" 16 | hex}}`, "ff537864c3921e0fdd763febb0c874db"},
 		{`{{(ring "sso").Version}}.{{(ring "sso").Mode}} {{.State}} {{.Server}} {{range .Rings}}{{.Name}}{{end}}`, "7.dynamic fresh ps-1 sso"},
+		{`{{range .Rings}}{{range keys .Name}}{{.Role}} {{end}}{{end}}`, "current old old future static "},
 		{`{{define "k"}}{{b64 .}}{{end}}{{template "k" "text"}}`, "dGV4dA=="},
 		{`{{(current "sso").KID}}`, set.Keys[0].KID.String()},
 	} {
