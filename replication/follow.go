@@ -23,6 +23,10 @@ const (
 	// too early for longer than this has lost something. Nothing is taken meanwhile, and
 	// the replica is stale.
 	forkPatience = 30 * time.Second
+	// How long following may fail at this process's own core server before others are
+	// tried, each time that it fails again. A server that is cut off from the rest of the
+	// core cannot tell when the way to the others is free; a new connection can.
+	ownPatience = time.Second
 )
 
 var (
@@ -37,7 +41,7 @@ func (m *Member) follow(ctx context.Context) {
 	a := m.replica.newAssembler()
 	m.setTip(a.tip)
 	retry := newBackoff(m.cfg.Seed+1, followFirst, followMost)
-	for ctx.Err() == nil {
+	for well := m.now(); ctx.Err() == nil; {
 		began, turned := m.now(), m.turned()
 		err := m.followOnce(ctx, a)
 		if ctx.Err() != nil {
@@ -47,11 +51,33 @@ func (m *Member) follow(ctx context.Context) {
 			retry.reset()
 		}
 		m.logger.Debug("following ended", "err", err)
+		if m.caughtUpSince(began) {
+			well = m.now()
+		} else if m.now().Sub(well) >= ownPatience {
+			m.leaveOwn()
+		}
 		select {
 		case <-time.After(retry.next()):
 		case <-turned: // asked for before: what came back meanwhile does not wait
 		case <-ctx.Done():
 		}
+	}
+}
+
+func (m *Member) caughtUpSince(began time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return !m.caughtUp.Before(began)
+}
+
+// leaveOwn goes to another core server, if the link is to this process's own.
+func (m *Member) leaveOwn() {
+	if m.cfg.Own == nil || m.cfg.Reconnect == nil || !m.cfg.Own() {
+		return
+	}
+	m.logger.Debug("the own core server does not serve the ledger: trying another")
+	if err := m.cfg.Reconnect(); err != nil {
+		m.logger.Warn("reconnecting", "err", err)
 	}
 }
 

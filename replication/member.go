@@ -73,6 +73,10 @@ type MemberConfig struct {
 	// Reconnect is called when the beacon is silent although the link seems to be
 	// well, to force a new connection to another core server. It may be nil.
 	Reconnect func() error
+	// Own reports whether the link is to this process's own core server, which is there
+	// whatever is cut off. Where following fails at it, another is tried at once: that
+	// costs nobody else anything. It may be nil.
+	Own func() bool
 	// Turned returns a channel that is closed when the connection to the core comes or
 	// goes: following is then tried at once instead of at the next attempt. It may be
 	// nil.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -62,6 +63,7 @@ type Link struct {
 	nc  *nats.Conn
 	js  jetstream.JetStream
 	log *slog.Logger
+	own string // address of this process's own server; empty: none
 
 	mu     sync.Mutex    // guards the fields below
 	fault  error         // why the link is of no use now; nil: it is
@@ -79,6 +81,9 @@ func Dial(cfg DialConfig) (*Link, error) {
 		l.log = slog.New(slog.DiscardHandler)
 	}
 	l.log = l.log.With("link", cfg.Name)
+	if cfg.Own != nil {
+		l.own = cfg.OwnAddress
+	}
 	opts, err := cfg.options()
 	if err != nil {
 		return nil, fmt.Errorf("bus: connect %s: %w", cfg.Name, err)
@@ -179,6 +184,13 @@ func (l *Link) JetStream() jetstream.JetStream { return l.js }
 
 // Reconnect leaves the present server for the next one.
 func (l *Link) Reconnect() error { return l.nc.ForceReconnect() }
+
+// Own reports whether the link is connected to this process's own server. That one can
+// be reached whatever is cut off: that it answers says nothing of the core.
+func (l *Link) Own() bool {
+	u, err := url.Parse(l.nc.ConnectedUrl())
+	return err == nil && l.own != "" && u.Host == l.own
+}
 
 // Server is the URL of the server that the link is connected to; empty: none.
 func (l *Link) Server() string { return l.nc.ConnectedUrlRedacted() }

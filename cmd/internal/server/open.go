@@ -157,7 +157,7 @@ func (s *site) member(l *openedLedger, key ed25519.PrivateKey) (*replication.Mem
 		Identity: replication.Identity{
 			Server: s.id.Server, Region: s.id.Region, Address: s.feed.url(), Key: key,
 		},
-		Reconnect: l.reconnect, Turned: l.turned,
+		Reconnect: l.reconnect, Turned: l.turned, Own: l.own,
 		Agents: func() (connected, behind int) { return s.service.agents() },
 	}
 	if s.cfg.pace != nil {

@@ -163,6 +163,7 @@ type openedLedger struct {
 	log       *ledger.Ledger
 	replica   *replication.Replica
 	reconnect func() error
+	own       func() bool            // whether the connection is to this process's own server; nil: it is to no other
 	turned    func() <-chan struct{} // nil in memory: nothing comes and goes there
 }
 
@@ -226,7 +227,7 @@ func (s *site) connect(l *openedLedger) (js jetstream.JetStream, usable func() e
 	if old, ok := errors.AsType[*bus.VersionError](link.Fault()); ok && l.empty() {
 		return nil, nil, old
 	}
-	l.reconnect, l.turned = link.Reconnect, link.Turned
+	l.reconnect, l.turned, l.own = link.Reconnect, link.Turned, link.Own
 	return link.JetStream(), link.Fault, nil
 }
 
