@@ -126,11 +126,14 @@ func printBackup(w io.Writer, shown backupShown) {
 	for i, p := range shown.Ledgers {
 		rows[i] = []string{
 			p.Kind.String(), strconv.FormatUint(uint64(p.Epoch), 10), strconv.FormatUint(uint64(p.Base.N)+1, 10),
-			strconv.FormatUint(uint64(p.Head.N), 10), p.Genesis.String(),
+			strconv.FormatUint(uint64(p.Head.N), 10),
 		}
 	}
-	printTable(w, []string{"LEDGER", "EPOCH", "FROM", "TO EVENT", "GENESIS"}, rows)
-	fmt.Fprintf(w, "%s, %d bytes; check it with:  keytide audit verify --from-backup %s\n", shown.File, shown.Bytes, shown.File)
+	printTable(w, []string{"LEDGER", "EPOCH", "FROM", "TO EVENT"}, rows)
+	for _, p := range shown.Ledgers {
+		fmt.Fprintf(w, "genesis %-5s  %s\n", p.Kind, p.Genesis)
+	}
+	fmt.Fprintf(w, "%s, %d bytes; check it with:\n  keytide audit verify --from-backup %s\n", shown.File, shown.Bytes, shown.File)
 }
 
 // verifyBackup checks backup files without any server.

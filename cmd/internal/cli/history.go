@@ -58,7 +58,7 @@ func printHistory(w io.Writer, h adminapi.History) {
 	rows := make([][]string, len(h.Events))
 	for i, e := range h.Events {
 		rows[i] = []string{
-			strconv.FormatUint(uint64(e.N), 10), stamp(e.At), strconv.FormatUint(uint64(e.Version), 10), whatHappened(e), e.Actor, e.Reason,
+			strconv.FormatUint(uint64(e.N), 10), stamp(e.At), strconv.FormatUint(uint64(e.Version), 10), whatHappened(e), e.Actor, why(e),
 		}
 	}
 	printTable(w, []string{"EVENT", "AT", "VERSION", "WHAT", "BY", "REASON"}, rows)
@@ -81,6 +81,18 @@ func whatHappened(e adminapi.HistoryEvent) string {
 	if e.Forced {
 		more = append(more, "forced")
 	}
+	if len(more) == 0 {
+		return e.Type
+	}
+	return e.Type + " (" + strings.Join(more, ", ") + ")"
+}
+
+// why is an event's reason with what belongs to it and may be long: the last column wraps.
+func why(e adminapi.HistoryEvent) string {
+	var more []string
+	if e.Reason != "" {
+		more = append(more, e.Reason)
+	}
 	if len(e.HeldBy) > 0 {
 		more = append(more, "by "+strings.Join(e.HeldBy, ", "))
 	}
@@ -90,10 +102,7 @@ func whatHappened(e adminapi.HistoryEvent) string {
 	if e.Missed > 0 {
 		more = append(more, fmt.Sprintf("for %d more", e.Missed))
 	}
-	if len(more) == 0 {
-		return e.Type
-	}
-	return e.Type + " (" + strings.Join(more, ", ") + ")"
+	return strings.Join(more, "; ")
 }
 
 func (a *app) replayCommand() *cobra.Command {
