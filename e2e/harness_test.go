@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -290,13 +291,19 @@ func eventually(tb testing.TB, what string, check func() error) {
 	}
 }
 
-// freeAddress reserves no port, it only finds one that was free a moment ago.
+// freeAddress reserves no port, it only finds one that was free a moment ago: below
+// those that the system gives to connections and to whoever asks for any.
 func freeAddress(tb testing.TB) string {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
+	var err error
+	for range 100 {
+		var l net.Listener
+		address := fmt.Sprintf("127.0.0.1:%d", 12000+rand.IntN(20000))
+		if l, err = net.Listen("tcp", address); err == nil {
+			l.Close()
+			return address
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	tb.Fatal(err)
+	return ""
 }

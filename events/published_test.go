@@ -32,9 +32,9 @@ func (h *history) published(name keystore.RingName) keystore.Ring {
 	}}))
 	did(ring().SetMode(keystore.ModeRequest{Mode: keystore.ModeStatic}))
 	did(ring().Activate(all()))
-	did(ring().SetMode(keystore.ModeRequest{Mode: keystore.ModeDynamic, Overlap: 8 * time.Hour}))
+	did(ring().SetMode(keystore.ModeRequest{Mode: keystore.ModeDynamic, Overlap: 48 * time.Hour}))
 	did(ring().SetMode(keystore.ModeRequest{Mode: keystore.ModeStatic}))
-	did(ring().SetMode(keystore.ModeRequest{Mode: keystore.ModeDynamic, Overlap: 8 * time.Hour}))
+	did(ring().SetMode(keystore.ModeRequest{Mode: keystore.ModeDynamic, Overlap: 48 * time.Hour}))
 	did(ring().Activate(all()))
 	within := ring()
 	later := func(keystore.N) (time.Time, bool) { return day, true }
