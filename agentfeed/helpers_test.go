@@ -14,6 +14,7 @@ import (
 	"github.com/keytide/keytide/agentfeed"
 	"github.com/keytide/keytide/agentfeed/feedtest"
 	"github.com/keytide/keytide/keystore"
+	_ "github.com/keytide/keytide/keystore/fips/fipstest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

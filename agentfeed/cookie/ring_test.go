@@ -10,6 +10,7 @@ import (
 
 	"github.com/keytide/keytide/agentfeed/cookie"
 	"github.com/keytide/keytide/keystore"
+	_ "github.com/keytide/keytide/keystore/fips/fipstest"
 )
 
 // A ring is a cookie.Ring that tests change.

@@ -19,6 +19,7 @@ import (
 	"github.com/keytide/keytide/agentfeed/hub"
 	"github.com/keytide/keytide/agentfeed/internal/wire"
 	"github.com/keytide/keytide/keystore"
+	_ "github.com/keytide/keytide/keystore/fips/fipstest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
