@@ -291,7 +291,7 @@ func (m *Member) writePending(ctx context.Context) error {
 		}
 		m.clear(alarmID{AlarmDisk, ""})
 		if m.pending.show {
-			wake(m.wakeSelf)
+			m.tellApplied(m.pending)
 		}
 		m.pending = nil
 	}

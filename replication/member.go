@@ -139,15 +139,16 @@ type Member struct {
 	stopped chan struct{} // closed when Run has returned
 	run     sync.Once
 
-	pending  *part                 // owned by the follower: handed over, not in the file
-	short    time.Time             // owned by the follower: since when the core ends too early
-	gone     time.Time             // owned by the follower: since when the core says that it has no bucket
-	position cell[events.Revision] // of the newest entry that was taken
-	reached  cell[events.Revision] // the end of the stream when following began, once position is there
-	views    cell[uint64]          // counts records that were accepted
-	wakeBeat chan struct{}         // holds one: look at the beacon now
-	wakeSelf chan struct{}         // holds one: put the own record now
-	kick     chan struct{}         // holds one: follow anew
+	pending     *part                 // owned by the follower: handed over, not in the file
+	short       time.Time             // owned by the follower: since when the core ends too early
+	gone        time.Time             // owned by the follower: since when the core says that it has no bucket
+	position    cell[events.Revision] // of the newest entry that was taken
+	reached     cell[events.Revision] // the end of the stream when following began, once position is there
+	views       cell[uint64]          // counts records that were accepted
+	wakeBeat    chan struct{}         // holds one: look at the beacon now
+	wakeSelf    chan struct{}         // holds one: put the own record, recordGap after the one before
+	wakeWitness chan struct{}         // holds one: put the own record now
+	kick        chan struct{}         // holds one: follow anew
 
 	mu       sync.Mutex // guards the fields below
 	base     time.Time  // the clock that does not jump: base plus time elapsed
@@ -174,7 +175,7 @@ func New(cfg MemberConfig) (*Member, error) {
 		logger:   cfg.Logger.With("ledger", cfg.Replica.pin.Kind.String()),
 		commits:  make(chan *commitRequest),
 		stopped:  make(chan struct{}),
-		wakeBeat: make(chan struct{}, 1), wakeSelf: make(chan struct{}, 1), kick: make(chan struct{}, 1),
+		wakeBeat: make(chan struct{}, 1), wakeSelf: make(chan struct{}, 1), wakeWitness: make(chan struct{}, 1), kick: make(chan struct{}, 1),
 		base:    time.Now(),
 		fresh:   newFreshness(cfg.FreshLimit),
 		servers: make(map[string]ServerView),

@@ -116,9 +116,17 @@ func (m *Member) takeSelf(rec events.ServerRecord) bool {
 // present puts the server's own record: every RecordPeriod, after events that the
 // replica has on its disk, and when the state changes.
 func (m *Member) present(ctx context.Context) {
+	var last time.Time
 	for {
 		select {
 		case <-m.wakeSelf:
+			select {
+			case <-m.wakeWitness:
+			case <-time.After(time.Until(last.Add(recordGap))):
+			case <-ctx.Done():
+				return
+			}
+		case <-m.wakeWitness:
 		case <-time.After(m.cfg.RecordPeriod):
 		case <-ctx.Done():
 			return
@@ -129,9 +137,7 @@ func (m *Member) present(ctx context.Context) {
 		send, cancel := context.WithTimeout(ctx, m.cfg.SendTimeout)
 		m.putRecord(send, m.Freshness().State)
 		cancel()
-		if !pause(ctx, recordGap) {
-			return
-		}
+		last = time.Now()
 	}
 }
 
