@@ -67,10 +67,16 @@ var layers = []layer{
 	{
 		folder: "agentfeed",
 		own:    []string{"keystore", "keystore/secretfile"},
-		tests:  []string{"agentfeed/feedtest", "agentfeed/hub", "keystore/host"}, // the model of both sides of a shared secret
+		// The model of both sides of a shared secret needs both.
+		tests: []string{"agentfeed/feedtest", "agentfeed/hub", "keystore/host", "keystore/fips/fipstest"},
 	},
-	{folder: "agentfeed/cookie", own: []string{"keystore"}, tests: []string{"agentfeed", "agentfeed/feedtest"}},
-	{folder: "agentfeed/hub", own: []string{"keystore", "keystore/ticket", "agentfeed/internal/wire"}, modules: []string{"golang.org/x/sys"}},
+	{folder: "agentfeed/cookie", own: []string{"keystore"}, tests: []string{"agentfeed", "agentfeed/feedtest", "keystore/fips/fipstest"}},
+	{
+		folder:  "agentfeed/hub",
+		own:     []string{"keystore", "keystore/ticket", "agentfeed/internal/wire"},
+		tests:   []string{"keystore/fips/fipstest"},
+		modules: []string{"golang.org/x/sys"},
+	},
 	{folder: "agentfeed/feedtest", own: []string{"keystore", "keystore/secretfile", "keystore/ticket", "agentfeed", "agentfeed/hub"}},
 	{
 		folder:  "agentfeed/sidecar",
