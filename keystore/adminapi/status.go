@@ -72,7 +72,7 @@ type Incident struct {
 // Alarm is something that a person should look at: what is wrong, or has been
 // within the last day.
 type Alarm struct {
-	Ledger string    `json:"ledger"` // keys, hosts, or feed: what agents are given
+	Ledger string    `json:"ledger"` // keys, hosts, feed (what agents are given) or core (its certificates)
 	Kind   string    `json:"kind"`
 	Key    string    `json:"key,omitempty"` // the KV key that it is about, if one
 	Text   string    `json:"text"`

@@ -31,7 +31,7 @@ func TestUsersFileNamesEveryFault(t *testing.T) {
 // TestGrants: a reader may not write, and nobody may touch another bucket.
 func TestGrants(t *testing.T) {
 	s := &site{id: identity{Store: "main", Epoch: 1}}
-	granted := s.grants([]coreUser{{"UW", true, "w"}, {"UR", false, "r"}, {"UF", true, "f"}}, func(id string) bool { return id == "f" })
+	granted := s.grants([]coreUser{{"UW", true, "w"}, {"UR", false, "r"}, {"UF", true, "f"}}, func(u coreUser) bool { return u.server == "f" })
 	if len(granted) != 2 {
 		t.Fatalf("granted = %+v, want all but the forgotten one", granted)
 	}
@@ -42,6 +42,27 @@ func TestGrants(t *testing.T) {
 			if strings.Contains(all, events.Subjects(bucket)) != writes || !strings.Contains(all, "STREAM.INFO."+events.StreamName(bucket)) {
 				t.Errorf("%s may publish to %s", granted[i].Nkey, all)
 			}
+		}
+	}
+}
+
+// TestUserOfAServerThatIsGone: an nkey in the users file does not come back with its
+// server's id, under which another server has joined.
+func TestUserOfAServerThatIsGone(t *testing.T) {
+	listed := coreUser{nkey: "UOLD", writes: true, server: "ps-2"}
+	for name, tc := range map[string]struct {
+		member events.Member
+		want   bool
+	}{
+		"no member yet":             {events.Member{}, false},
+		"founded, by the file":      {events.Member{ID: "ps-2"}, false},
+		"joined with this nkey":     {events.Member{ID: "ps-2", Nkey: "UOLD"}, false},
+		"forgotten":                 {events.Member{ID: "ps-2", Forgotten: 7}, true},
+		"forgotten, with this nkey": {events.Member{ID: "ps-2", Nkey: "UOLD", Forgotten: 7}, true},
+		"joined anew with another":  {events.Member{ID: "ps-2", Nkey: "UNEW"}, true},
+	} {
+		if got := userIsGone(listed, tc.member); got != tc.want {
+			t.Errorf("%s: gone = %v, want %v", name, got, tc.want)
 		}
 	}
 }

@@ -95,4 +95,5 @@ func (s *site) checkCertificates() {
 		}
 		c.reload(renewal)
 	}
+	s.expiries.look(s.log, s.endings(), now())
 }

@@ -503,6 +503,8 @@ func TestMemberThatNobodyVouchesForIsNamed(t *testing.T) {
 	}) {
 		t.Errorf("alarms = %+v, %v; want that ps-2 is named", status.Alarms, err)
 	}
+	first.wantMetric(t, `keytide_alarms{ledger="keys"} 1`)
+	first.wantMetric(t, `keytide_alarms{ledger="hosts"} 0`)
 }
 
 // A store whose ledgers nobody else can reach invites nobody.
@@ -553,7 +555,8 @@ func jsonEqual(a, b any) bool {
 }
 
 // A server joins a core over the network: by TLS, as a user that the core knows from
-// the ledger alone; and it is refused there once it is forgotten.
+// the ledger alone; and it is refused there once it is forgotten. That holds for what the
+// users file says of it too, also when another server has joined under its id.
 func TestServerJoinsACoreAndIsRefusedOnceForgotten(t *testing.T) {
 	dir, _ := coreOf(t, 1)
 	first := launch(t, filepath.Join(dir, "eu-1"), nil).awaitReady(t)
@@ -568,10 +571,42 @@ func TestServerJoinsACoreAndIsRefusedOnceForgotten(t *testing.T) {
 	if err != nil || !slices.Equal(rolled.Replicas, []string{"edge-1", "eu-1"}) {
 		t.Errorf("rollover by the server that joined: %+v, %v", rolled, err)
 	}
+	before, _ := w.member(first, "edge-1")
+	list(t, first.cfg.core().Users, before)
 	if _, err := first.service.ForgetServer(t.Context(), "eva", "edge-1", leaveOut(false)); err != nil {
 		t.Fatal(err)
 	}
 	await(t, "the core refuses its credentials", func() bool {
 		return slices.ContainsFunc(second.links, func(l *bus.Link) bool { return l.Fault() != nil })
 	})
+	again := &realm{t: t, dir: t.TempDir()}
+	if err := again.join(first.invite(t, "edge-1")); err != nil {
+		t.Fatal(err)
+	}
+	third := launch(t, again.path("edge-1"), func(c *Config) { c.Metrics.Listen = "" }).awaitReady(t)
+	await(t, "the new edge-1 is fresh", func() bool { return first.says(t, "edge-1").State == "fresh" })
+	if err := first.admit(); err != nil { // with the file as it is now
+		t.Fatal(err)
+	}
+	old, err := second.dial("the old one", second.credentials, second.cfg.Bus.urls("edge-1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	await(t, "the old one's nkey is refused", func() bool { return old.Fault() != nil })
+	if third.keys.Freshness().State != events.Fresh {
+		t.Errorf("the new one is %+v", third.keys.Freshness())
+	}
+}
+
+// list has a users file name a member's nkey, as an administrator may.
+func list(t *testing.T, file string, m events.Member) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := secretfile.Replace(file, append(text, m.Nkey+" writer "+m.ID+"\n"...)); err != nil {
+		t.Fatal(err)
+	}
 }

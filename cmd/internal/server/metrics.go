@@ -11,6 +11,7 @@ import (
 	"github.com/keytide/keytide/cmd/internal/adminhttp"
 	"github.com/keytide/keytide/events"
 	"github.com/keytide/keytide/keystore"
+	"github.com/keytide/keytide/keystore/adminapi"
 	"github.com/keytide/keytide/replication"
 )
 
@@ -57,21 +58,13 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 		ledger := m.Replica().Pin().Kind.String()
 		n, _ := m.Replica().Watch()
 		fresh := m.Freshness()
-		standing := 0
-		for _, a := range m.Alarms() {
-			if a.Ended.IsZero() {
-				standing++
-			}
-		}
 		gauge(metricEvent, float64(n), ledger)
-		if m == c.site.keys {
-			standing += len(c.site.service.ringAlarms())
-		}
 		gauge(metricFresh, flag(fresh.State == events.Fresh), ledger)
 		gauge(metricAge, fresh.Age.Seconds(), ledger)
-		gauge(metricAlarms, float64(standing), ledger)
 	}
-	gauge(metricAlarms, float64(len(c.site.source.unfed())), "feed")
+	for ledger, count := range standing(c.site.service.alarms()) {
+		gauge(metricAlarms, float64(count), ledger)
+	}
 	connected, behindCount := c.site.hub.Agents()
 	gauge(metricAgents, float64(connected))
 	gauge(metricBehind, float64(behindCount))
@@ -101,6 +94,17 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 		gauge(metricHold, held.Seconds(), string(r.Name))
 		gauge(metricOpen, flag(r.Incident.N != 0), string(r.Name))
 	}
+}
+
+// standing counts the alarms that status shows and that stand, by where they are.
+func standing(alarms []adminapi.Alarm) map[string]int {
+	count := map[string]int{events.Keys.String(): 0, events.Hosts.String(): 0, "feed": 0, "core": 0}
+	for _, a := range alarms {
+		if a.Ended.IsZero() {
+			count[a.Ledger]++
+		}
+	}
+	return count
 }
 
 func flag(b bool) float64 {

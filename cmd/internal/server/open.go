@@ -44,6 +44,7 @@ type site struct {
 	admin, feed  *listener
 	listeners    []*listener // in the order in which they stop
 	certificates []*certificate
+	expiries     expiryLog // the renewal's goroutine alone
 	ready        atomic.Bool
 	refusals     adminhttp.Refusals
 
@@ -59,7 +60,7 @@ func (s *site) reach(step string) {
 // open reads every file, takes every lock and opens every port that the server
 // needs. After an error nothing stays open.
 func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *site, err error) {
-	s := &site{cfg: cfg, log: log}
+	s := &site{cfg: cfg, log: log, expiries: make(expiryLog)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -230,6 +231,7 @@ func (s *site) openSource(v *vault, signer ed25519.PrivateKey) error {
 		generate: s.cfg.generates(), signer: signer, cfg: s.cfg, adminURL: func() string { return s.admin.url() },
 		reference: func() (time.Time, bool) { c := s.keys.Clock(); return c.Now, c.OK },
 		core:      s.coreView,
+		expiring:  s.expiring,
 	}
 	s.service.scheduler = newScheduler(s.service, s.log)
 	if s.service.joinBus, err = s.joinBus(); err != nil {

@@ -88,12 +88,11 @@ func (s *site) nats() string {
 	return s.bus.ClientURL()
 }
 
-// grants turns the users of a core into permissions, without those whose server is
-// forgotten.
-func (s *site) grants(users []coreUser, forgotten func(server string) bool) []bus.User {
+// grants turns the users of a core into permissions, without those that are gone.
+func (s *site) grants(users []coreUser, gone func(coreUser) bool) []bus.User {
 	var granted []bus.User
 	for _, u := range users {
-		if forgotten != nil && forgotten(u.server) {
+		if gone != nil && gone(u) {
 			continue
 		}
 		user := bus.User{Nkey: u.nkey}
@@ -144,17 +143,24 @@ func (s *site) admit() error {
 	if err != nil {
 		return err
 	}
-	gone := make(map[string]bool)
+	members := make(map[string]events.Member)
 	s.keys.Replica().Read(func(state *events.State) {
 		for _, m := range state.Members() {
-			gone[m.ID] = m.Forgotten != 0
+			members[m.ID] = m
 			listed := slices.ContainsFunc(users, func(u coreUser) bool { return u.nkey == m.Nkey })
 			if m.Nkey != "" && !listed {
 				users = append(users, coreUser{nkey: m.Nkey, writes: true, server: m.ID})
 			}
 		}
 	})
-	return s.bus.SetUsers(s.grants(users, func(server string) bool { return gone[server] }))
+	return s.bus.SetUsers(s.grants(users, func(u coreUser) bool { return userIsGone(u, members[u.server]) }))
+}
+
+// userIsGone reports whether a user of a core is one no more, as the ledger goes: its
+// server is forgotten, or another has joined anew under its id, with an nkey of its
+// own. A line of the users file outlives both.
+func userIsGone(u coreUser, m events.Member) bool {
+	return m.Forgotten != 0 || m.Nkey != "" && m.Nkey != u.nkey
 }
 
 // An openedLedger is a ledger with its replica.

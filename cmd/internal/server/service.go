@@ -40,6 +40,7 @@ type service struct {
 	adminURL func() string
 	joinBus  *adminapi.JoinBus
 	core     func() adminapi.Core
+	expiring func() []adminapi.Alarm // of certificates
 }
 
 var _ adminhttp.Service = (*service)(nil)
@@ -114,8 +115,8 @@ func (s *service) Status(context.Context) (adminapi.Status, error) {
 	return answer, nil
 }
 
-// alarms lists what is wrong, or was within the last day, in either ledger, and what
-// does not open.
+// alarms lists what is wrong, or was within the last day: in either ledger, of what
+// agents are given, and of certificates.
 func (s *service) alarms() []adminapi.Alarm {
 	var alarms []adminapi.Alarm
 	for _, m := range []*replication.Member{s.keys, s.hosts} {
@@ -134,7 +135,7 @@ func (s *service) alarms() []adminapi.Alarm {
 			Text: f.err.Error() + "; agents keep what they had",
 		})
 	}
-	return alarms
+	return append(alarms, s.expiring()...)
 }
 
 // fingerprintOf names a member's key.
