@@ -158,6 +158,7 @@ func (n *pipeNet) editedClient(t *testing.T, cacheFile string, edit func(*Client
 	}
 	edit(c)
 	n.seed++
+	c.tickets.http = &http.Client{Transport: &http.Transport{DialContext: n.dial}} // for the reports
 	f := &follower{client: c, random: rand.New(rand.NewPCG(n.seed, 2)), http: &http.Client{Transport: &http.Transport{DialContext: n.dial, IdleConnTimeout: 90 * time.Second}}}
 	c.start(ctx, f)
 	return c, func() { c.Close(); time.Sleep(time.Second); synctest.Wait() }

@@ -78,6 +78,7 @@ type Client struct {
 	proof      time.Time     // the rings were current then, by the monotonic clock
 	feeding    Status        // its fields Server, URL, Transport, Err
 	refused    bool          // all servers refuse this host
+	failures   []Failure     // what does not follow the rings
 }
 
 // A Ring is a handle of one ring. It stays valid, whatever happens to the ring.
@@ -126,6 +127,7 @@ func (c *Client) start(ctx context.Context, f *follower) {
 		running.Go(func() { k.run(ctx.Done()) })
 	}
 	running.Go(func() { f.run(ctx) })
+	running.Go(func() { newReporter(c).follow(ctx) })
 	go func() {
 		running.Wait()
 		close(c.done)

@@ -60,6 +60,10 @@ type Config struct {
 	// Proxy chooses an HTTP CONNECT proxy, as in http.Transport. If nil, none.
 	Proxy func(*http.Request) (*url.URL, error)
 
+	// Agent names the program and its version to the policy servers, in at most 64
+	// bytes. If empty, it is this package's name.
+	Agent string
+
 	// Logger gets a line for each change of the feed's state. If nil, nothing is
 	// logged.
 	Logger *slog.Logger

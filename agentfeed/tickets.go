@@ -1,13 +1,10 @@
 package agentfeed
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"mime"
 	"net/http"
 	"sync"
 	"time"
@@ -99,8 +96,13 @@ func (c *Client) askTickets(ctx context.Context, target, event string, ask any, 
 			continue
 		}
 		tried[url] = true
-		once := ticketCall{client: c, http: client, url: url, target: target, event: event}
-		err := once.do(ctx, ask, answer)
+		call := post{client: c, http: client, url: url, target: target, limit: ticketTimeout, most: 2 * wire.MaxTicketBody}
+		text, err := call.do(ctx, func(secret keystore.Material, nonce wire.Nonce) ([]byte, error) {
+			return sealAsk(secret, c.host.Host, nonce, event, ask)
+		})
+		if err == nil {
+			err = call.unseal(text, answer)
+		}
 		var p *ProblemError
 		if err == nil || ctx.Err() != nil || errors.As(err, &p) && p.Status < http.StatusInternalServerError && p.Status != http.StatusTooManyRequests {
 			return err
@@ -138,82 +140,18 @@ func (c *Client) ticketClient(ca string) *http.Client {
 	return c.tickets.http
 }
 
-// A ticketCall is one request to one server.
-type ticketCall struct {
-	client        *Client
-	http          *http.Client
-	url           string
-	target, event string
-	offset        time.Duration // of the server's clock from this one
-}
-
-// do asks; once more, if the server says by how much the clock is off.
-func (t *ticketCall) do(ctx context.Context, ask any, answer *wire.Tickets) error {
-	err := t.once(ctx, ask, answer)
-	var p *ProblemError
-	if errors.As(err, &p) && p.Name == wire.ClockSkew && p.now != nil {
-		t.offset = time.Until(*p.now)
-		err = t.once(ctx, ask, answer)
-	}
-	return err
-}
-
-func (t *ticketCall) once(ctx context.Context, ask any, answer *wire.Tickets) error {
-	ctx, cancel := context.WithTimeout(ctx, ticketTimeout)
-	defer cancel()
-	host, nonce := t.client.host, wire.NewNonce()
-	a := wire.Authorization{Host: host.Host, KID: host.KID, Nonce: nonce, Time: time.Now().Add(t.offset).Unix()}
-	if err := a.Sign(host.Secret, http.MethodPost, t.target); err != nil {
-		return err
-	}
-	body, err := sealAsk(host.Secret, host.Host, nonce, t.event, ask)
-	if err != nil {
-		return err
-	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, t.url+t.target, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	request.Header.Set("Authorization", a.String())
-	request.Header.Set("Keytide-Feed-Accept", "1")
-	request.Header.Set("Content-Type", "application/json")
-	response, err := t.http.Do(request)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(response.Body, 2*wire.MaxTicketBody))
-	if err != nil {
-		return fmt.Errorf("%s: %w", t.url, err)
-	}
-	if response.StatusCode != http.StatusOK {
-		return t.problem(response, text)
-	}
-	return t.unseal(text, nonce, answer)
-}
-
-func (t *ticketCall) problem(response *http.Response, text []byte) error {
-	var p wire.Problem
-	if media, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type")); media == "application/problem+json" {
-		if json.Unmarshal(text, &p) != nil {
-			p = wire.Problem{}
-		}
-	}
-	return problemError(t.url, response.StatusCode, p)
-}
-
 // unseal opens the answer, which only the server that has the secret can have made,
 // for this request alone.
-func (t *ticketCall) unseal(text []byte, nonce wire.Nonce, answer *wire.Tickets) error {
+func (p *post) unseal(text []byte, answer *wire.Tickets) error {
 	var e wire.Envelope
 	if json.Unmarshal(text, &e) != nil {
-		return fmt.Errorf("%s: its envelope cannot be read", t.url)
+		return fmt.Errorf("%s: its envelope cannot be read", p.url)
 	}
 	server, err := wire.ParseNonce(e.SN)
 	if err != nil {
-		return fmt.Errorf("%s: server nonce: %w", t.url, err)
+		return fmt.Errorf("%s: server nonce: %w", p.url, err)
 	}
-	channel, err := wire.NewChannel(t.client.host.Secret, t.client.host.Host, nonce, server)
+	channel, err := wire.NewChannel(p.secret, p.client.host.Host, p.nonce, server)
 	if err != nil {
 		return err
 	}

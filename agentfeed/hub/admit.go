@@ -27,6 +27,7 @@ type grant struct {
 	// replayable: the nonce may have been used before. What is answered tells whoever
 	// repeats the request nothing, and changes nothing.
 	replayable bool
+	body       string // SHA-256 of a body that the MAC covers, in hexadecimal; empty: it covers none
 
 	instance [8]byte    // the copy of the secret; zero: not said
 	keeps    bool       // it can keep a new secret
@@ -72,6 +73,7 @@ func (h *Hub) admitAs(r *http.Request, g *grant) *wire.Problem {
 	if a.Instance != "" {
 		g.instance, _ = wire.ParseInstance(a.Instance) // checked when the header was read
 	}
+	a.Body = g.body
 	return h.authenticate(r, a, g)
 }
 

@@ -136,7 +136,7 @@ func (c *Config) fill() error {
 	return nil
 }
 
-// A Hub serves GET /v1/feed, POST /v1/tickets/seal and open, GET /v1/feed/time and /healthz. It needs an
+// A Hub serves GET /v1/feed, POST /v1/feed/status, POST /v1/tickets/seal and open, GET /v1/feed/time and /healthz. It needs an
 // http.Server without WriteTimeout: it sets a deadline for each write itself.
 // Streams over HTTP/1.1 are taken out of that server's hands: Close ends them, and
 // the server's own Close and Shutdown do not.
@@ -148,6 +148,7 @@ type Hub struct {
 	failures *failures
 	log      limitedLog
 	slots    slots
+	reports  reports
 	agents   atomic.Int64 // in slots
 
 	closing chan struct{}  // closed by Close
@@ -218,10 +219,15 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.serveFeed(w, r)
 	case (r.URL.Path == wire.SealTickets || r.URL.Path == wire.OpenTickets) && r.Method == http.MethodPost:
 		h.serveTickets(w, r)
+	case r.URL.Path == wire.ReportTarget && r.Method == http.MethodPost:
+		h.serveReport(w, r)
 	case r.URL.Path == "/v1/feed/time" && isRead(r):
 		writeJSON(w, http.StatusOK, "application/json", map[string]any{"now": h.now(), "versions": []int{1}})
 	case r.URL.Path == "/healthz" && isRead(r):
 		w.Write([]byte("ok\n"))
+	case r.URL.Path == wire.ReportTarget:
+		w.Header().Set("Allow", "POST")
+		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
 	case r.URL.Path == "/v1/feed", r.URL.Path == "/v1/feed/time", r.URL.Path == "/healthz":
 		w.Header().Set("Allow", "GET")
 		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)

@@ -162,16 +162,3 @@ func (h *Hub) Streams() []Stream {
 	})
 	return streams
 }
-
-// Agents counts the streams that are open and the polls that wait, and those of them that have not been
-// given the newest state.
-func (h *Hub) Agents() (connected, behind int) {
-	state, _ := h.config.Source.Watch()
-	h.slots.each(func(s *stream) {
-		connected++
-		if s.behind(state) {
-			behind++
-		}
-	})
-	return connected, behind
-}

@@ -109,18 +109,18 @@ func (h *Hub) ticketsFor(w http.ResponseWriter, r *http.Request, g *grant) (wire
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, wire.MaxTicketBody))
 	if err != nil {
-		return wire.Tickets{}, badTickets("its body cannot be read, or is too long")
+		return wire.Tickets{}, badRequest("its body cannot be read, or is too long")
 	}
 	if r.URL.Path == wire.SealTickets {
 		var ask wire.Sealing
 		if err := openBody(g, wire.EventSeal, body, &ask); err != nil {
-			return wire.Tickets{}, badTickets(err.Error())
+			return wire.Tickets{}, badRequest(err.Error())
 		}
 		return h.sealTickets(host, ask)
 	}
 	var ask wire.Opening
 	if err := openBody(g, wire.EventOpen, body, &ask); err != nil {
-		return wire.Tickets{}, badTickets(err.Error())
+		return wire.Tickets{}, badRequest(err.Error())
 	}
 	return h.openTickets(host, ask)
 }
@@ -138,12 +138,6 @@ func openBody(g *grant, event string, body []byte, message any) error {
 	return channel.Open(event, e, message)
 }
 
-func badTickets(detail string) *wire.Problem {
-	p := problem(wire.BadRequest)
-	p.Detail = detail
-	return p
-}
-
 // ticketKeys gives the keys of a ring for n tickets of a host, or says why not. A
 // ring that the host has not, or that is not there, is the same.
 func (h *Hub) ticketKeys(host Host, ring string, n int, right ticket.Right) (TicketKeys, *wire.Problem) {
@@ -152,7 +146,7 @@ func (h *Hub) ticketKeys(host Host, ring string, n int, right ticket.Right) (Tic
 		return TicketKeys{}, problem(wire.TicketsRefused)
 	}
 	if n == 0 || n > wire.MaxTickets {
-		return TicketKeys{}, badTickets("want 1 to 64 tickets")
+		return TicketKeys{}, badRequest("want 1 to 64 tickets")
 	}
 	if !h.tickets.take(host.Name, n, time.Now()) {
 		return TicketKeys{}, problem(wire.TooManyTickets)
@@ -172,7 +166,7 @@ func (h *Hub) sealTickets(host Host, ask wire.Sealing) (wire.Tickets, *wire.Prob
 	}
 	age := keys.MaxAge
 	if ask.MaxAge < 0 || ask.MaxAge > int64(age/time.Second) {
-		return wire.Tickets{}, badTickets("max_age is beyond the ring's max_session")
+		return wire.Tickets{}, badRequest("max_age is beyond the ring's max_session")
 	}
 	if ask.MaxAge > 0 {
 		age = time.Duration(ask.MaxAge) * time.Second
@@ -184,7 +178,7 @@ func (h *Hub) sealTickets(host Host, ask wire.Sealing) (wire.Tickets, *wire.Prob
 			Host: host.Name, Issued: issued, MaxAge: age, Payload: payload,
 		})
 		if err != nil {
-			return wire.Tickets{}, badTickets(err.Error())
+			return wire.Tickets{}, badRequest(err.Error())
 		}
 		answer.Sealed = append(answer.Sealed, text)
 	}

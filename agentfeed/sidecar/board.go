@@ -118,8 +118,26 @@ func (a *ActionReport) owed() bool {
 func (b *board) change(i int, edit func(*OutputReport)) {
 	b.mu.Lock()
 	edit(&b.outputs[i])
+	b.client.SetFailures(b.failures()...)
 	b.mu.Unlock()
 	b.save()
+}
+
+// failures are the outputs that do not follow the rings, for the policy servers. It
+// needs mu.
+func (b *board) failures() (list []agentfeed.Failure) {
+	for _, o := range b.outputs {
+		why := o.Error
+		if why == "" && o.Action.owed() {
+			if why = o.Action.Error; why == "" || o.Action.Result != ActionFailed {
+				why = "its action is " + string(o.Action.Result)
+			}
+		}
+		if why != "" {
+			list = append(list, agentfeed.Failure{Output: o.Name, Error: why})
+		}
+	}
+	return list
 }
 
 // changing notes, on disk, that output i is about to change: its action is owed from
