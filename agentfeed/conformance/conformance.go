@@ -2,7 +2,7 @@
 // agentfeed/SPEC.md, also through whatever proxies stand before it.
 //
 // It acts as one trusted host, with that host's secret, changes nothing, and leaves
-// nothing behind. What only an administrator can bring about is not checked: a
+// nothing behind but a report of an agent named keytide-conformance, for some minutes. What only an administrator can bring about is not checked: a
 // rollover, a revoked host, a secret that was retired, a server that shuts down.
 package conformance
 
@@ -91,6 +91,7 @@ var checks = []check{
 	{6, "prove with a 304 that the state is current", unchanged},
 	{6, "hold a long poll, and say for how long", longPoll},
 	{4, "stream hello, then the state, then heartbeats, each as it comes", stream},
+	{12, "take a report, and refuse one whose body is not the one that its MAC covers", reporting},
 	{3, "draw a new server nonce for every response", freshNonces},
 }
 
@@ -123,6 +124,7 @@ type question struct {
 	method, path string // if empty, GET and /v1/feed
 	header       http.Header
 	auth         *wire.Authorization // if nil, none
+	body         string
 }
 
 // authorize signs as of now plus skew.
@@ -140,7 +142,7 @@ func (p *probe) open(ctx context.Context, client *http.Client, q question) (*htt
 	if q.path == "" {
 		q.path = target
 	}
-	r, err := http.NewRequestWithContext(ctx, q.method, p.url+q.path, nil)
+	r, err := http.NewRequestWithContext(ctx, q.method, p.url+q.path, strings.NewReader(q.body))
 	if err != nil {
 		return nil, err
 	}

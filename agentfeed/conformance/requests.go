@@ -188,6 +188,30 @@ func versions(ctx context.Context, p *probe) error {
 	return err
 }
 
+func reporting(ctx context.Context, p *probe) error {
+	body, err := wire.Report{Run: strings.ToLower(p.host.KID.String()), V: "0.0-0.0", Agent: "keytide-conformance", State: "fresh", Transport: "stream"}.Encode()
+	if err != nil {
+		return err
+	}
+	ask := func(covered string) question {
+		a := p.authorize(0)
+		a.Body = wire.BodyHash([]byte(covered))
+		_ = a.Sign(p.host.Secret, http.MethodPost, wire.ReportTarget)
+		return question{method: http.MethodPost, path: wire.ReportTarget, auth: a, body: string(body), header: http.Header{"Content-Type": {"application/json"}}}
+	}
+	got, err := p.ask(ctx, ask(string(body)))
+	if err != nil {
+		return err
+	}
+	if got.StatusCode != http.StatusNoContent {
+		return fmt.Errorf("a report: status %d, %.200q; want 204", got.StatusCode, got.body)
+	}
+	if err := p.refuses(ctx, ask("{}"), wire.BadMAC, http.StatusUnauthorized); err != nil {
+		return fmt.Errorf("another body than its MAC's: %w", err)
+	}
+	return nil
+}
+
 func (p *probe) refuses(ctx context.Context, q question, name string, status int) error {
 	a, err := p.ask(ctx, q)
 	if err != nil {

@@ -27,6 +27,9 @@ type vectors struct {
 	Cache        []cacheVector    `json:"cache"`
 	CacheInvalid []cacheVector    `json:"cache_invalid"`
 	Positions    []positionVector `json:"positions"`
+
+	Reports        []reportVector `json:"reports"`
+	ReportsInvalid []reportVector `json:"reports_invalid"`
 }
 
 type cacheVector struct {
@@ -58,6 +61,22 @@ type authVector struct {
 	Method string `json:"method"`
 	Target string `json:"target"`
 	Header string `json:"header"`
+	Body   string `json:"body,omitempty"` // of a POST that the MAC covers
+}
+
+// parse reads the header, for the request's body.
+func (v authVector) parse() (*wire.Authorization, error) {
+	a, err := wire.ParseAuthorization(v.Header)
+	if err == nil && v.Body != "" {
+		a.Body = wire.BodyHash([]byte(v.Body))
+	}
+	return a, err
+}
+
+// A reportVector is the body of a report.
+type reportVector struct {
+	Note string `json:"note"`
+	Body string `json:"body"`
 }
 
 type sealVector struct {
@@ -130,7 +149,7 @@ func TestVectors(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range v.Auth {
-		a, err := wire.ParseAuthorization(c.Header)
+		a, err := c.parse()
 		if err != nil || !a.Verify(material(t, c.Secret), c.Method, c.Target) {
 			t.Errorf("auth %q: not accepted: %v", c.Note, err)
 		} else if a.String() != c.Header {
@@ -138,7 +157,7 @@ func TestVectors(t *testing.T) {
 		}
 	}
 	for _, c := range v.AuthInvalid {
-		if a, err := wire.ParseAuthorization(c.Header); err == nil && a.Verify(material(t, c.Secret), c.Method, c.Target) {
+		if a, err := c.parse(); err == nil && a.Verify(material(t, c.Secret), c.Method, c.Target) {
 			t.Errorf("auth_invalid %q: accepted", c.Note)
 		}
 	}
@@ -171,7 +190,22 @@ func TestVectors(t *testing.T) {
 			t.Errorf("position %q: error %v, want valid %v", c.Text, err, c.Valid)
 		}
 	}
-	if len(v.Auth) == 0 || len(v.AuthInvalid) == 0 || len(v.Seal) == 0 || len(v.SealInvalid) == 0 ||
+	for _, c := range v.Reports {
+		r, err := wire.ParseReport([]byte(c.Body))
+		if err != nil {
+			t.Errorf("report %q: %v", c.Note, err)
+			continue
+		}
+		if again, err := r.Encode(); err != nil || c.Note == "as an agent writes it" && string(again) != c.Body {
+			t.Errorf("report %q: written as %s, %v", c.Note, again, err)
+		}
+	}
+	for _, c := range v.ReportsInvalid {
+		if _, err := wire.ParseReport([]byte(c.Body)); err == nil {
+			t.Errorf("report_invalid %q: accepted", c.Note)
+		}
+	}
+	if len(v.Reports) == 0 || len(v.ReportsInvalid) == 0 || len(v.Auth) == 0 || len(v.AuthInvalid) == 0 || len(v.Seal) == 0 || len(v.SealInvalid) == 0 ||
 		len(v.Cache) == 0 || len(v.CacheInvalid) == 0 || len(v.Positions) == 0 {
 		t.Error("a section of the vectors is empty")
 	}

@@ -26,9 +26,9 @@ func writeVectors(t *testing.T) {
 	ring, beat, polled := sampleSeals(t)
 	cache := sampleCache(t, ring)
 	v := vectors{
-		Comment:      "Vectors of the agent feed, version 1: see SPEC.md, section 11. The secrets are examples.",
+		Comment:      "Vectors of the agent feed, version 1: see SPEC.md, section 13. The secrets are examples.",
 		Auth:         auth,
-		AuthInvalid:  spoilAuth(auth[0]),
+		AuthInvalid:  append(spoilAuth(auth[0]), spoilReportAuth(auth[len(auth)-1])...),
 		Seal:         []sealVector{ring, beat, polled},
 		SealInvalid:  spoilSeal(ring),
 		Cache:        []cacheVector{cache},
@@ -36,6 +36,7 @@ func writeVectors(t *testing.T) {
 		Positions: []positionVector{{"1.42-1.7", true}, {"0.0-0.0", true}, {"18446744073709551615.1-1.1", true},
 			{"01.42-1.7", false}, {"1.42", false}, {"1.42-1.7-1.1", false}, {"1.-1.7", false}, {"+1.42-1.7", false},
 			{"18446744073709551616.1-1.1", false}, {"1.42-1.7 ", false}, {"", false}},
+		Reports: sampleReports(), ReportsInvalid: spoilReports(),
 	}
 	var out bytes.Buffer
 	encoder := json.NewEncoder(&out)
@@ -57,7 +58,7 @@ func sampleAuth(t *testing.T) []authVector {
 		if err := a.Sign(secret, "GET", "/v1/feed"); err != nil {
 			t.Fatal(err)
 		}
-		list = append(list, authVector{note, secretHex, "GET", "/v1/feed", a.String()})
+		list = append(list, authVector{note, secretHex, "GET", "/v1/feed", a.String(), ""})
 	}
 	if strings.HasPrefix(list[0].Note, "with ") {
 		list[0], list[1] = list[1], list[0]
@@ -67,7 +68,52 @@ func sampleAuth(t *testing.T) []authVector {
 	if err := a.Sign(secret, "GET", "/v1/feed"); err != nil {
 		t.Fatal(err)
 	}
-	return append(list, authVector{"with all parameters", secretHex, "GET", "/v1/feed", a.String()})
+	list = append(list, authVector{"with all parameters", secretHex, "GET", "/v1/feed", a.String(), ""})
+	body := sampleReports()[0].Body
+	a = wire.Authorization{Host: "web-1", KID: secret.KID(), Time: 1795392000, Nonce: wire.Nonce{15: 1}, Body: wire.BodyHash([]byte(body))}
+	if err := a.Sign(secret, "POST", wire.ReportTarget); err != nil {
+		t.Fatal(err)
+	}
+	return append(list, authVector{"a report", secretHex, "POST", wire.ReportTarget, a.String(), body})
+}
+
+func spoilReportAuth(good authVector) []authVector {
+	other, none := good, good
+	other.Note, other.Body = "a report with another body", strings.Replace(good.Body, "42", "43", 1)
+	none.Note, none.Body = "a report without its body", ""
+	return []authVector{other, none}
+}
+
+func sampleReports() []reportVector {
+	return []reportVector{
+		{"as an agent writes it", `{"run":"00c0ffee00c0ffee","v":"1.42-1.7","agent":"keytide-agent/1.0","state":"fresh","transport":"stream",` +
+			`"rings":[{"name":"sso","epoch":1,"version":42}],"failures":[{"output":"web","error":"exit status 1"}]}`},
+		{"no rings yet, and a member that nobody knows", `{"run":"00c0ffee00c0ffee","v":"1.42-1.7","state":"stale","transport":"poll","rings":[],"more":1}`},
+	}
+}
+
+func spoilReports() (list []reportVector) {
+	good := sampleReports()[0].Body
+	for _, c := range [][3]string{
+		{"no run", `"run":"00c0ffee00c0ffee",`, ""},
+		{"a run of zeros", "00c0ffee00c0ffee", "0000000000000000"},
+		{"an upper-case run", "00c0ffee", "00C0FFEE"},
+		{"no position", `"v":"1.42-1.7",`, ""},
+		{"half a position", "1.42-1.7", "1.42"},
+		{"a state that there is not", "fresh", "happy"},
+		{"a transport that there is not", "stream", "pigeon"},
+		{"an agent of two lines", "keytide-agent/", `keytide\nagent/`},
+		{"an agent of 65 bytes", "keytide-agent/1.0", strings.Repeat("a", 65)},
+		{"a ring twice", `"version":42}]`, `"version":42},{"name":"sso","epoch":1,"version":42}]`},
+		{"a ring without a name", `"name":"sso"`, `"name":""`},
+		{"a failure without an output", `"output":"web"`, `"output":""`},
+		{"an error of 257 bytes", "exit status 1", strings.Repeat("e", 257)},
+		{"a version below zero", `"version":42`, `"version":-1`},
+		{"cut short", "]}", ""},
+	} {
+		list = append(list, reportVector{c[0], strings.Replace(good, c[1], c[2], 1)})
+	}
+	return list
 }
 
 func spoilAuth(good authVector) []authVector {
