@@ -60,6 +60,11 @@ type Config struct {
 	// Proxy chooses an HTTP CONNECT proxy, as in http.Transport. If nil, none.
 	Proxy func(*http.Request) (*url.URL, error)
 
+	// ReportWithin is the time over which this agent, at random, tells a policy server of
+	// what it has applied. If zero, a minute. Less makes a fleet that is rolled over a
+	// storm of reports; more makes rollovers wait that wait for this agent.
+	ReportWithin time.Duration
+
 	// Agent names the program and its version to the policy servers, in at most 64
 	// bytes. If empty, it is this package's name.
 	Agent string
@@ -93,8 +98,8 @@ func (c Config) hostFile() (HostFile, error) {
 	if err := c.secret(&h); err != nil {
 		return HostFile{}, err
 	}
-	if c.PollInterval < 0 {
-		return HostFile{}, errors.New("agentfeed: PollInterval must not be negative")
+	if c.PollInterval < 0 || c.ReportWithin < 0 {
+		return HostFile{}, errors.New("agentfeed: PollInterval and ReportWithin must not be negative")
 	}
 	if err := h.Check(); err != nil {
 		return HostFile{}, fmt.Errorf("agentfeed: %w", err)

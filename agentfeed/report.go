@@ -57,12 +57,16 @@ func newReporter(c *Client) *reporter {
 // follow reports within reportSpread of each change, and every reportPeriod, until ctx
 // ends. What changes meanwhile is in the same report.
 func (r *reporter) follow(ctx context.Context) {
+	spread := r.client.config.ReportWithin
+	if spread == 0 {
+		spread = reportSpread
+	}
 	next := time.Now().Add(reportPeriod)
 	owed := false
 	for {
 		_, said, changed := r.client.reportNow(r.run)
 		if said != r.told && said != "" && !owed {
-			owed, next = true, time.Now().Add(between(0, reportSpread, r.random))
+			owed, next = true, time.Now().Add(between(0, spread, r.random))
 		}
 		timer := time.NewTimer(time.Until(next))
 		select {
@@ -79,7 +83,7 @@ func (r *reporter) follow(ctx context.Context) {
 		if wait, err := r.send(ctx); err != nil && ctx.Err() == nil {
 			r.client.log.Debug("report not taken", "err", err)
 			owed = true // again, but no sooner than this
-			next = time.Now().Add(wait + between(reportSpread/2, reportSpread*3/2, r.random))
+			next = time.Now().Add(wait + between(spread/2, spread*3/2, r.random))
 		}
 	}
 }

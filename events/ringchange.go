@@ -13,6 +13,8 @@ const (
 	maxBlackout = 2048
 	maxMissed   = 1 << 20
 	maxHeldBy   = 64
+
+	maxGuardAgents = 2112 // 32 names of 64 bytes, and what is between them
 )
 
 var ringTypes = map[keystore.ChangeKind]Type{
@@ -106,6 +108,7 @@ func (p *packer) policy(key string, policy keystore.Policy) {
 	p.field(key)
 	outer := p.begin()
 	p.str("blackout", policy.Schedule.Blackout, maxBlackout)
+	p.str("guard_agents", policy.GuardAgents, maxGuardAgents)
 	p.duration("max_hold", policy.MaxHold)
 	p.duration("max_session", policy.MaxSession)
 	p.duration("min_interval", policy.MinInterval)
@@ -201,6 +204,8 @@ func (f *fields) policy() keystore.Policy {
 		switch string(in.key) {
 		case "blackout":
 			p.Schedule.Blackout = in.str(maxBlackout)
+		case "guard_agents":
+			p.GuardAgents = in.str(maxGuardAgents)
 		case "max_hold":
 			p.MaxHold = in.duration()
 		case "max_session":

@@ -33,6 +33,7 @@ func scheduledPolicy(t testing.TB) keystore.Policy {
 	}
 	return keystore.Policy{
 		MaxSession: 8 * time.Hour, Retain: 3, MinInterval: time.Hour, Schedule: schedule, MaxHold: 24 * time.Hour,
+		GuardAgents: "web-1 web-2",
 	}
 }
 

@@ -75,7 +75,19 @@ type ServerRecord struct {
 	State        ServerState
 	Agents       uint64 // connected
 	AgentsBehind uint64
+	// Hosts says of hosts that policies name which event of the key store all their
+	// agents here have applied, by their own word; 0: not all have. By name.
+	Hosts []HostApplied
 }
+
+// A HostApplied is what the agents of one host have applied.
+type HostApplied struct {
+	Host string
+	N    keystore.N
+}
+
+// MaxHostsApplied is how many hosts a record may tell of.
+const MaxHostsApplied = 1024
 
 // Sign encodes and signs the record. The error wraps keystore.ErrInvalid.
 func (s ServerRecord) Sign(key ed25519.PrivateKey) ([]byte, error) {
@@ -92,6 +104,13 @@ func (s ServerRecord) Sign(key ed25519.PrivateKey) ([]byte, error) {
 	p.fixed("boot", s.Boot[:])
 	p.int("clock_offset", s.ClockOffset.Milliseconds())
 	p.uint("counter", s.Counter)
+	p.array("hosts", len(s.Hosts), MaxHostsApplied)
+	for _, h := range s.Hosts {
+		at := p.begin()
+		p.name("host", h.Host)
+		p.uint("n", uint64(h.N))
+		p.end(at)
+	}
 	p.name("id", s.ID)
 	p.array("levels", len(s.Levels), maxLevels)
 	for _, level := range s.Levels {
@@ -138,6 +157,8 @@ func DecodeServer(value []byte) (ServerRecord, error) {
 			s.ClockOffset = f.offset()
 		case "counter":
 			s.Counter = f.uint(1<<64 - 1)
+		case "hosts":
+			s.Hosts = f.hostsApplied()
 		case "id":
 			s.ID = f.name()
 		case "levels":
@@ -166,6 +187,23 @@ func (f *fields) offset() time.Duration {
 		return 0
 	}
 	return time.Duration(ms) * time.Millisecond
+}
+
+func (f *fields) hostsApplied() []HostApplied {
+	hosts := make([]HostApplied, f.array(MaxHostsApplied))
+	for i := range hosts {
+		for in := f.r.fields(); in.next(); {
+			switch string(in.key) {
+			case "host":
+				hosts[i].Host = in.name()
+			case "n":
+				hosts[i].N = keystore.N(in.uint(1<<64 - 1))
+			default:
+				in.r.skip()
+			}
+		}
+	}
+	return hosts
 }
 
 func (f *fields) levels() []uint64 {

@@ -19,6 +19,7 @@ func sampleServer() events.ServerRecord {
 		ID: "ps-1", Region: "eu", Address: "https://ps-1.example.com:7443", PublicKey: public, Levels: []uint64{1, 2},
 		Boot: [16]byte{9, 8, 7}, Counter: 70_000, Applied: sampleHead(), At: day, ClockOffset: -1234 * time.Millisecond,
 		State: events.Fresh, Agents: 10_000, AgentsBehind: 3,
+		Hosts: []events.HostApplied{{Host: "web-1", N: 42}, {Host: "web-2"}},
 	}
 }
 

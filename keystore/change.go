@@ -101,7 +101,7 @@ type Change struct {
 	// ring has no schedule. Created, PolicySet, RolledOver and SlotSkipped commit it.
 	NextSlot  time.Time `json:"next_slot,omitzero"`
 	Missed    int       `json:"missed,omitempty"`    // RolledOver and SlotSkipped: slots that came due and get no rollover of their own
-	HeldBy    []string  `json:"held_by,omitempty"`   // RolloverHeld: the first of the servers that hold it
+	HeldBy    []string  `json:"held_by,omitempty"`   // RolloverHeld: the first of the servers, and after them of the hosts, that hold it
 	Activated []KID     `json:"activated,omitempty"` // KeyActivated: pending keys, in the ring's order
 	Mode      Mode      `json:"mode,omitzero"`       // ModeSet; KeyActivated: if the next mode begins
 	// Overlap is for how long what KeyPublished or ModeSet take the place of still opens.

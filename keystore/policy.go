@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -45,7 +47,7 @@ func (r *Retain) UnmarshalText(text []byte) error {
 }
 
 // A Policy says how a ring rolls over. Its JSON has the fields max_session, retain,
-// min_interval, schedule, tz, blackout and max_hold; durations are Go duration strings.
+// min_interval, schedule, tz, blackout, max_hold and guard_agents; durations are Go duration strings.
 type Policy struct {
 	// MaxSession is the longest that a session may live after it was sealed last.
 	// Old keys are kept for it. 1 s to 366 days. Too short logs users out at a
@@ -63,6 +65,23 @@ type Policy struct {
 	// they are excluded. 1 min to 366 days; 0: it waits for them as long as CatchUp says. Too short
 	// logs out the users of a region that was cut off; too long keeps a key in use.
 	MaxHold time.Duration
+	// GuardAgents names hosts, sorted, with a space between two: a rollover waits for
+	// the confirmation of their agents, too. At most MaxGuardAgents; empty: it waits for
+	// none. One whose agents do not report holds every rollover up.
+	GuardAgents string
+}
+
+// MaxGuardAgents is how many hosts a ring's guard may name.
+const MaxGuardAgents = 32
+
+// Agents are the hosts of GuardAgents, each by itself.
+func (p Policy) Agents() []string { return strings.Fields(p.GuardAgents) }
+
+// AgentsText is the GuardAgents that names these hosts, in whatever order.
+func AgentsText(hosts []string) string {
+	hosts = slices.Clone(hosts)
+	slices.Sort(hosts)
+	return strings.Join(slices.Compact(hosts), " ")
 }
 
 // DefaultPolicy keeps old keys for sessions of eight hours and allows a rollover
@@ -135,6 +154,14 @@ func (p Policy) invalid() error {
 	if p.MaxHold != 0 && (p.MaxHold < time.Minute || p.MaxHold > longest) {
 		faults = append(faults, invalidf("max_hold %v: want none, or 1m0s to %v", p.MaxHold, longest))
 	}
+	if agents := p.Agents(); AgentsText(agents) != p.GuardAgents || len(agents) > MaxGuardAgents {
+		faults = append(faults, invalidf("guard_agents: want at most %d hosts, each once", MaxGuardAgents))
+	}
+	for _, host := range p.Agents() {
+		if err := CheckName(host); err != nil {
+			faults = append(faults, invalidf("guard_agents: %v", err))
+		}
+	}
 	return errors.Join(append(faults, p.Schedule.Check())...)
 }
 
@@ -147,6 +174,7 @@ type policyJSON struct {
 	TZ          string   `json:"tz"`
 	Blackout    []string `json:"blackout"`
 	MaxHold     string   `json:"max_hold"`
+	GuardAgents []string `json:"guard_agents"`
 }
 
 // NoMaxHold is the text of a MaxHold of 0.
@@ -164,6 +192,7 @@ func (p Policy) words() policyJSON {
 	return policyJSON{
 		p.MaxSession.String(), p.Retain, p.MinInterval.String(), p.Schedule.String(), p.Schedule.Zone(),
 		append([]string{}, p.Schedule.Blackouts()...), p.MaxHoldText(),
+		append([]string{}, p.Agents()...),
 	}
 }
 
@@ -181,6 +210,7 @@ func (p *Policy) UnmarshalJSON(data []byte) error {
 	def.MaxSession, errs[0] = parseDuration("max_session", in.MaxSession)
 	def.MinInterval, errs[1] = parseDuration("min_interval", in.MinInterval)
 	def.Schedule, errs[2] = ParseSchedule(in.Schedule, in.TZ, in.Blackout...)
+	def.GuardAgents = AgentsText(in.GuardAgents)
 	if in.MaxHold != NoMaxHold {
 		def.MaxHold, errs[3] = parseDuration("max_hold", in.MaxHold)
 	}

@@ -65,28 +65,36 @@ func (b Behind) String() string {
 }
 
 // HeldError is the guard's: a rollover is held until every policy server has
-// confirmed the ring's present version.
+// confirmed the ring's present version, and the agents that its policy names.
 type HeldError struct {
 	Ring    RingName
 	Version Version  // the version that is not confirmed everywhere
-	Behind  []Behind // in the order given; empty: no server at all has confirmed
+	Behind  []Behind // in the order given; empty, with no Agents: no server at all has confirmed
+	Agents  []string // hosts of the policy's GuardAgents whose agents have not
 }
 
 func (e *HeldError) Error() string {
-	if len(e.Behind) == 0 {
+	if len(e.Behind) == 0 && len(e.Agents) == 0 {
 		return fmt.Sprintf("ring %s: rollover held: no policy server is known to have version %d", e.Ring, e.Version)
 	}
 	names := make([]string, len(e.Behind))
 	for i, b := range e.Behind {
 		names[i] = b.String()
 	}
+	for _, host := range e.Agents {
+		names = append(names, "agents of "+host+" have not confirmed it")
+	}
 	return fmt.Sprintf("ring %s: rollover held at version %d: %s", e.Ring, e.Version, strings.Join(names, "; "))
 }
 
 func (e *HeldError) Hint() string {
 	who := "them"
-	if len(e.Behind) == 1 {
+	switch {
+	case len(e.Behind) == 1 && len(e.Agents) == 0:
 		who = e.Behind[0].Server
+	case len(e.Behind) == 0 && len(e.Agents) > 0:
+		return "see what they report:  keytide status\n" +
+			"they say so within a minute of applying it; an agent that does not report, or has outputs that fail, holds it: roll over all the same with --force, or wait for others:  keytide ring set " + string(e.Ring) + " --guard-agents none"
 	}
 	return "see who is behind and why:  keytide status\n" +
 		fmt.Sprintf("it goes on by itself once they have confirmed; rolling over now would make agents of %s refuse cookies sealed elsewhere; to do it all the same:  --force", who)

@@ -8,10 +8,15 @@ import (
 // A Confirmation is what one registered policy server has confirmed.
 type Confirmation struct {
 	Server, Region string
-	Applied        N    // the newest event of the key store that it has applied, on its disk; 0 = none
-	Lacking        int  // agents connected to it that have not been given Applied
-	Excluded       bool // holds nothing up until it confirms again
-	Forgotten      bool // gone for good
+	Applied        N   // the newest event of the key store that it has applied, on its disk; 0 = none
+	Lacking        int // agents connected to it that have not been given Applied
+	// Agents says of hosts, which event of the key store all their agents that it feeds
+	// have applied, by their own word; 0 = not all have said so. Silent: the server has not
+	// been heard of lately, so that those agents may be fed by another by now.
+	Agents    map[string]N
+	Silent    bool
+	Excluded  bool // holds nothing up until it confirms again
+	Forgotten bool // gone for good
 	// Stopped in order: no rollover waits for it until it is back. The end of old keys
 	// and of incidents does: once it is back it feeds at once, before it knows better,
 	// and its agents seal with what it had.
@@ -29,6 +34,7 @@ type Rollover struct {
 	Now           time.Time      // the decider's clock; of a Scheduled rollover, the reference
 	Plan          Plan           // of the ring's schedule; nil: it has none
 	Force         bool           // an administrator overrides min_interval and the guard
+	PastAgents    bool           // of a Scheduled rollover: the policy's MaxHold is over, and its GuardAgents hold it no more
 	Servers       []Confirmation // every registered server, the decider included
 }
 
@@ -174,6 +180,9 @@ func (r Ring) refusals(req Rollover) []Refusal {
 	if soon := r.tooSoon(req); soon != nil {
 		refusals = append(refusals, soon)
 	}
+	if req.PastAgents && req.Trigger == Scheduled {
+		r.Policy.GuardAgents = ""
+	}
 	if held := r.Held(req.Servers); held != nil {
 		refusals = append(refusals, held)
 	}
@@ -190,13 +199,39 @@ func (r Ring) tooSoon(req Rollover) *TooSoonError {
 }
 
 // Held is the guard. It returns nil when every server that counts has confirmed the
-// ring's keys, and at least one counts: no confirmation at all proves nothing.
+// ring's keys, and at least one counts: no confirmation at all proves nothing. So must
+// the agents have that the policy names.
 func (r Ring) Held(servers []Confirmation) *HeldError {
 	behind, confirmed := unconfirmed(running(servers), r.Changed)
-	if confirmed > 0 && len(behind) == 0 {
+	agents := r.AgentsBehind(servers)
+	if confirmed > 0 && len(behind) == 0 && len(agents) == 0 {
 		return nil
 	}
-	return &HeldError{Ring: r.Name, Version: r.Version, Behind: behind}
+	return &HeldError{Ring: r.Name, Version: r.Version, Behind: behind, Agents: agents}
+}
+
+// AgentsBehind lists the hosts of the policy's GuardAgents that have not confirmed the
+// ring's keys: no server knows of an agent of theirs that has, or one that counts and is
+// heard of feeds one that has not. As with servers, a confirmation stands when who gave it
+// is cut off: an agent never goes back.
+func (r Ring) AgentsBehind(servers []Confirmation) (hosts []string) {
+	for _, host := range r.Policy.Agents() {
+		confirmed, lacks := false, false
+		for _, s := range servers {
+			n, known := s.Agents[host]
+			switch {
+			case !known || s.Forgotten:
+			case n >= r.Changed:
+				confirmed = true
+			case !s.Silent && !s.Stopped && !s.Excluded:
+				lacks = true
+			}
+		}
+		if lacks || !confirmed {
+			hosts = append(hosts, host)
+		}
+	}
+	return hosts
 }
 
 // running leaves out the servers that ended in order: a rollover does not wait for

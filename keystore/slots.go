@@ -159,9 +159,11 @@ func (r Ring) HoldSlot(slot, now time.Time, plan Plan, servers []Confirmation) (
 	}
 	c := Change{Kind: RolloverHeld, Ring: r.Name, Version: r.Version, Slot: slot.UTC()}
 	behind, _ := unconfirmed(running(servers), r.Changed)
-	for _, b := range behind[:min(len(behind), maxHeldBy)] {
+	for _, b := range behind {
 		c.HeldBy = append(c.HeldBy, b.Server)
 	}
+	c.HeldBy = append(c.HeldBy, r.AgentsBehind(servers)...)
+	c.HeldBy = c.HeldBy[:min(len(c.HeldBy), maxHeldBy)]
 	return decided(r, c)
 }
 

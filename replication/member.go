@@ -84,6 +84,10 @@ type MemberConfig struct {
 	// Agents tells how many agents are connected, and how many of them are behind.
 	// It may be nil.
 	Agents func() (connected, behind int)
+
+	// Hosts tells what the agents have applied of the hosts that policies name. If nil, or
+	// beyond what a record holds, the record does not say.
+	Hosts func() []events.HostApplied
 	// Seed is that of jitter. If zero, it is drawn.
 	Seed uint64
 }

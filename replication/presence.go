@@ -164,6 +164,9 @@ func (m *Member) putRecord(ctx context.Context, state events.ServerState) {
 		connected, behind := m.cfg.Agents()
 		rec.Agents, rec.AgentsBehind = uint64(connected), uint64(behind)
 	}
+	if m.cfg.Hosts != nil {
+		rec.Hosts = m.cfg.Hosts()
+	}
 	value, err := rec.Sign(m.id.Key)
 	if err != nil {
 		m.logger.Error("own record", "err", err)

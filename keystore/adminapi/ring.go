@@ -55,6 +55,7 @@ type Policy struct {
 	TZ          string   `json:"tz"`           // IANA name of the zone of schedule and blackout
 	Blackout    []string `json:"blackout"`     // windows in which no slot falls
 	MaxHold     string   `json:"max_hold"`     // a duration, or "none"
+	GuardAgents []string `json:"guard_agents"` // hosts whose agents rollovers wait for, too
 }
 
 // PolicyChange changes the fields of a policy that are set.
@@ -66,6 +67,7 @@ type PolicyChange struct {
 	TZ          *string   `json:"tz,omitempty" maxLength:"64" doc:"IANA name of the time zone of schedule and blackout"`
 	Blackout    *[]string `json:"blackout,omitempty" maxItems:"32" doc:"windows in which no slot falls, such as mon-fri@08:00-18:00"`
 	MaxHold     *string   `json:"max_hold,omitempty" doc:"how long servers that have not confirmed may hold a slot, such as 24h; or none"`
+	GuardAgents *[]string `json:"guard_agents,omitempty" maxItems:"32" doc:"hosts whose agents must have reported a version before the next rollover"`
 }
 
 // Rings answers the list of rings, by name.

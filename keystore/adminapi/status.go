@@ -51,7 +51,8 @@ type RingStatus struct {
 	Name    string           `json:"name"`
 	Version keystore.Version `json:"version"`
 	// HeldBy are the servers that hold up the next rollover: those that have not
-	// confirmed the present version.
+	// confirmed the present version; and after them, as host/NAME, the hosts whose agents
+	// have not and are waited for (guard_agents).
 	HeldBy   []string  `json:"held_by"`
 	Behind   []Behind  `json:"behind,omitempty"`   // the same servers: by how much, and since when
 	NextSlot time.Time `json:"next_slot,omitzero"` // the schedule's next rollover

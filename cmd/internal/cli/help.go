@@ -213,7 +213,10 @@ after it, one that comes twice counts once. What would fall into a --blackout
 comes at its end. Schedules keep to the minimum interval, of an hour unless
 --min-interval says otherwise. While a server has not confirmed the version
 before, a scheduled rollover is held, and goes on by itself; one that nobody
-answers within 24 hours, or an hour more than --max-hold, is skipped.`,
+answers within 24 hours, or an hour more than --max-hold, is skipped.
+With --guard-agents web-1 a rollover waits until all agents of that host have
+reported the version before, too; they do so within a minute. An agent whose
+outputs fail has not. Scheduled rollovers wait at most --max-hold for agents.`,
 		example: `  keytide ring set sso --max-session 12h --reason "longer shifts"
   keytide ring set sso --daily 02:30,14:30 --tz America/New_York
   keytide ring set sso --cron "0 3 1,15 * *" --blackout 2026-12-20..2027-01-06

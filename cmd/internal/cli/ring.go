@@ -71,6 +71,9 @@ func printRing(w io.Writer, r adminapi.Ring) {
 		fields = append(fields, [2]string{"time zone", r.Policy.TZ}, [2]string{"blackout", cmp.Or(strings.Join(r.Policy.Blackout, " "), "-")},
 			[2]string{"max hold", r.Policy.MaxHold}, [2]string{"next slot", slotText(r.NextSlot, r.Policy.TZ)})
 	}
+	if len(r.Policy.GuardAgents) > 0 {
+		fields = append(fields, [2]string{"guard agents", list(r.Policy.GuardAgents)})
+	}
 	if r.Hold != nil {
 		fields = append(fields, [2]string{"held", fmt.Sprintf("slot %s, since %s, by %s", stamp(r.Hold.Slot), stamp(r.Hold.Since), list(r.Hold.By))})
 	}

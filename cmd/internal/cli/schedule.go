@@ -30,6 +30,7 @@ type policyFlags struct {
 	tz          string
 	blackout    []string
 	maxHold     string
+	guardAgents []string
 }
 
 func newPolicyFlags(cmd *cobra.Command) *policyFlags {
@@ -46,6 +47,7 @@ func newPolicyFlags(cmd *cobra.Command) *policyFlags {
 	flags.StringVar(&p.tz, "tz", "", "the IANA time `ZONE` of schedule and blackout (default UTC)")
 	flags.StringArrayVar(&p.blackout, "blackout", nil, "a `WINDOW` in which no slot falls, such as mon-fri@08:00-18:00; may be given again; none ends all")
 	flags.StringVar(&p.maxHold, "max-hold", "", "how long servers that lag may hold a scheduled rollover before they are excluded (`DURATION|none`, default none)")
+	flags.StringSliceVar(&p.guardAgents, "guard-agents", nil, "rollovers wait for the agents of these `HOSTS`, too, such as web-1,web-2; none ends it")
 	return p
 }
 
@@ -62,6 +64,14 @@ func (p *policyFlags) change() (c adminapi.PolicyChange, given int, err error) {
 	set("min-interval", p.minInterval.String(), &c.MinInterval)
 	set("tz", p.tz, &c.TZ)
 	set("max-hold", p.maxHold, &c.MaxHold)
+	if p.cmd.Flags().Changed("guard-agents") {
+		hosts := p.guardAgents
+		if len(hosts) == 1 && hosts[0] == "none" {
+			hosts = []string{}
+		}
+		c.GuardAgents = &hosts
+		given++
+	}
 	if p.cmd.Flags().Changed("blackout") {
 		windows := p.blackout
 		if len(windows) == 1 && windows[0] == "none" {

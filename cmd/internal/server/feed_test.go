@@ -18,6 +18,12 @@ import (
 // agent registers a host and connects an agent of it.
 func (r *running) agent(t *testing.T, name string, rings ...string) *agentfeed.Client {
 	t.Helper()
+	return r.agentThat(t, func(*agentfeed.Config) {}, name, rings...)
+}
+
+// agentThat is agent, with an edited configuration.
+func (r *running) agentThat(t *testing.T, edit func(*agentfeed.Config), name string, rings ...string) *agentfeed.Client {
+	t.Helper()
 	done, err := r.service.RegisterHost(t.Context(), "alice", adminapi.RegisterHost{Intent: intent(), Name: name, Rings: rings})
 	if err != nil {
 		t.Fatal(err)
@@ -30,7 +36,9 @@ func (r *running) agent(t *testing.T, name string, rings ...string) *agentfeed.C
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := agentfeed.New(agentfeed.Config{Servers: done.Servers, CA: []byte(done.CA), Host: name, Secret: secret})
+	config := agentfeed.Config{Servers: done.Servers, CA: []byte(done.CA), Host: name, Secret: secret}
+	edit(&config)
+	client, err := agentfeed.New(config)
 	if err != nil {
 		t.Fatal(err)
 	}

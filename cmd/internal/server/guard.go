@@ -33,6 +33,7 @@ func (s *service) views() map[string]replication.ServerView {
 func (s *service) confirmer() func(*events.State) []keystore.Confirmation {
 	views := s.views()
 	_, lacking := s.agents()
+	applied := s.hub.Applied
 	return func(state *events.State) []keystore.Confirmation {
 		own, _ := s.keys.Replica().Durable()
 		members := state.Members()
@@ -42,14 +43,44 @@ func (s *service) confirmer() func(*events.State) []keystore.Confirmation {
 			c := keystore.Confirmation{
 				Server: m.ID, Region: m.Region, Applied: v.Record.Applied.N, Lacking: int(v.Record.AgentsBehind),
 				Excluded: m.Excluded != 0, Forgotten: m.Forgotten != 0, Stopped: v.Record.State == events.Stopped,
+				Silent: v.Age > silence, Agents: hostsApplied(v.Record.Hosts),
 			}
 			if m.ID == s.id.Server {
 				c.Applied, c.Lacking, c.Stopped = own, lacking, false
+				c.Silent, c.Agents = false, applied(guardAgents(state.Rings()), s.id.Epoch)
 			}
 			confirmed[i] = c
 		}
 		return confirmed
 	}
+}
+
+// guardAgents are the hosts whose agents rings' rollovers wait for.
+func guardAgents(rings []keystore.Ring) (hosts []string) {
+	for _, r := range rings {
+		hosts = append(hosts, r.Policy.Agents()...)
+	}
+	slices.Sort(hosts)
+	return slices.Compact(hosts)
+}
+
+func hostsApplied(hosts []events.HostApplied) map[string]keystore.N {
+	applied := make(map[string]keystore.N, len(hosts))
+	for _, h := range hosts {
+		applied[h.Host] = h.N
+	}
+	return applied
+}
+
+// ownHosts is what this server's record says of the hosts that rollovers wait for.
+func (s *service) ownHosts() (hosts []events.HostApplied) {
+	var rings []keystore.Ring
+	s.keys.Replica().Read(func(state *events.State) { rings = state.Rings() })
+	for host, n := range s.hub.Applied(guardAgents(rings), s.id.Epoch) {
+		hosts = append(hosts, events.HostApplied{Host: host, N: n})
+	}
+	slices.SortFunc(hosts, func(a, b events.HostApplied) int { return cmp.Compare(a.Host, b.Host) })
+	return hosts[:min(len(hosts), events.MaxHostsApplied)]
 }
 
 // confirmations are those of the members as they are now.
@@ -66,11 +97,15 @@ func late(r keystore.Ring, confirmed []keystore.Confirmation) []keystore.Confirm
 	})
 }
 
-// behind names the servers that have not confirmed a ring's keys.
+// behind names the servers that have not confirmed a ring's keys, and after them the
+// hosts, as host/NAME, whose agents have not and are waited for.
 func behind(r keystore.Ring, confirmed []keystore.Confirmation) []string {
 	names := []string{}
 	for _, c := range late(r, confirmed) {
 		names = append(names, c.Server)
+	}
+	for _, host := range r.AgentsBehind(confirmed) {
+		names = append(names, "host/"+host)
 	}
 	return names
 }

@@ -160,6 +160,7 @@ func (s *site) member(l *openedLedger, key ed25519.PrivateKey) (*replication.Mem
 		},
 		Reconnect: l.reconnect, Turned: l.turned, Own: l.own,
 		Agents: func() (connected, behind int) { return s.service.agents() },
+		Hosts:  func() []events.HostApplied { return s.service.ownHosts() },
 	}
 	if s.cfg.pace != nil {
 		s.cfg.pace(&cfg)

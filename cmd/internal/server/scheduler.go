@@ -173,10 +173,12 @@ func (s *scheduler) tend(ctx context.Context, ring keystore.Ring, now time.Time)
 		return s.answer(ctx, ring, due, now, plan)
 	case ring.Hold.IsZero():
 		return s.commit(ctx, ring, fmt.Sprintf("held/%s/%d", keystore.SlotID(ring.Name, due.Slot), ring.Last.N),
-			"servers have not confirmed the version before", func(r keystore.Ring, servers []keystore.Confirmation) (keystore.Change, error) {
+			"servers, or agents that are waited for, have not confirmed the version before", func(r keystore.Ring, servers []keystore.Confirmation) (keystore.Change, error) {
 				return r.HoldSlot(due.Slot, now, plan, servers)
 			})
-	case ring.Policy.MaxHold > 0 && now.Sub(ring.Hold.Since) >= ring.Policy.MaxHold:
+	case pastHold(ring, now) && len(late(ring, servers)) == 0: // agents alone hold it
+		return s.answer(ctx, ring, due, now, plan)
+	case pastHold(ring, now):
 		return s.exclude(ctx, ring, servers)
 	}
 	return nil
@@ -200,15 +202,24 @@ func (s *scheduler) exclude(ctx context.Context, ring keystore.Ring, servers []k
 	return errors.Join(faults...)
 }
 
+// pastHold reports whether a slot has been held for as long as the policy lets it.
+func pastHold(ring keystore.Ring, now time.Time) bool {
+	return ring.Policy.MaxHold > 0 && !ring.Hold.IsZero() && now.Sub(ring.Hold.Since) >= ring.Policy.MaxHold
+}
+
 // answer rolls a ring over for its slot.
 func (s *scheduler) answer(ctx context.Context, ring keystore.Ring, due keystore.DueSlot, now time.Time, plan keystore.Plan) error {
 	keys, made := material(now.UTC().Truncate(time.Millisecond), 1)
+	past, reason := pastHold(ring, now), "scheduled"
+	if past {
+		reason = fmt.Sprintf("scheduled; it was held for max_hold %v", ring.Policy.MaxHold)
+	}
 	return s.order(ctx, ring, order{
 		actor: "keytide", ring: ring.Name, made: made,
-		intent: adminapi.Intent{Request: keystore.SlotID(ring.Name, due.Slot), Reason: "scheduled"},
+		intent: adminapi.Intent{Request: keystore.SlotID(ring.Name, due.Slot), Reason: reason},
 	}, func(r keystore.Ring, servers []keystore.Confirmation) (keystore.Change, error) {
 		return r.Rollover(keystore.Rollover{
-			Trigger: keystore.Scheduled, Slot: due.Slot, Future: keys[0], Now: now, Plan: plan, Servers: servers,
+			Trigger: keystore.Scheduled, Slot: due.Slot, Future: keys[0], Now: now, Plan: plan, Servers: servers, PastAgents: past,
 		})
 	})
 }

@@ -49,7 +49,7 @@ func policyView(p keystore.Policy) adminapi.Policy {
 	return adminapi.Policy{
 		MaxSession: p.MaxSession.String(), Retain: p.Retain.String(), MinInterval: p.MinInterval.String(),
 		Schedule: p.Schedule.String(), TZ: p.Schedule.Zone(), Blackout: append([]string{}, p.Schedule.Blackouts()...),
-		MaxHold: p.MaxHoldText(),
+		MaxHold: p.MaxHoldText(), GuardAgents: append([]string{}, p.Agents()...),
 	}
 }
 
@@ -134,6 +134,9 @@ func changedPolicy(p keystore.Policy, c adminapi.PolicyChange) (keystore.Policy,
 		if err := p.Retain.UnmarshalText([]byte(*c.Retain)); err != nil {
 			faults = append(faults, err)
 		}
+	}
+	if c.GuardAgents != nil {
+		p.GuardAgents = keystore.AgentsText(*c.GuardAgents)
 	}
 	if none := keystore.NoMaxHold; c.MaxHold != nil && *c.MaxHold == none {
 		p.MaxHold = 0
