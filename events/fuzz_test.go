@@ -33,6 +33,7 @@ func FuzzState(f *testing.F) {
 	h := story(f)
 	h.life("web")
 	h.published("app")
+	h.apply(h.begin(2))
 	for _, rec := range h.records {
 		e, err := events.Decode(rec)
 		if err != nil {
@@ -53,7 +54,9 @@ func FuzzState(f *testing.F) {
 		if _, err := h.state.Apply(rec); err != nil && summary(h.state) != before {
 			t.Fatalf("refused with %v, but the state changed", err)
 		}
-		h.apply(h.event(events.TypeVoid, events.VoidPayload()))
+		if _, ended := h.state.Ended(); !ended {
+			h.apply(h.event(events.TypeVoid, events.VoidPayload()))
+		}
 	})
 }
 
@@ -71,6 +74,8 @@ func fuzzCodec(f *testing.F, name string) {
 func FuzzGenesis(f *testing.F)      { fuzzCodec(f, "genesis") }
 func FuzzRingChange(f *testing.F)   { fuzzCodec(f, "ring_change") }
 func FuzzHostChange(f *testing.F)   { fuzzCodec(f, "host_change") }
+func FuzzEpochBegun(f *testing.F)   { fuzzCodec(f, "epoch_begun") }
+func FuzzEpochEnded(f *testing.F)   { fuzzCodec(f, "epoch_ended") }
 func FuzzServerChange(f *testing.F) { fuzzCodec(f, "server_change") }
 func FuzzRing(f *testing.F)         { fuzzCodec(f, "ring") }
 func FuzzHost(f *testing.F)         { fuzzCodec(f, "host") }

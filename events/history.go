@@ -79,6 +79,7 @@ func (e *HistoryError) Unwrap() error { return e.Err }
 type chain struct {
 	newest  Record // the chain's own copy
 	members members
+	epoch   epoch
 	proved  Verified
 }
 
@@ -112,12 +113,15 @@ func (c *chain) add(rec Record, pin Hash) error {
 	}
 	c.newest = append(c.newest[:0], rec...)
 	c.proved.Events++
-	c.proved.Head.N, c.proved.Head.Hash = v.n, hash
+	c.proved.Head = Head{Epoch: c.epoch.now.Number, N: v.n, Hash: hash}
 	return nil
 }
 
-// next follows who is a member.
-func (c *chain) next(v *view) error {
+// next follows who is a member, and the epochs.
+func (c *chain) next(v *view) (err error) {
+	if c.epoch, err = c.epoch.decide(v, c.proved.Head.N, c.proved.Head.Hash); err != nil {
+		return err
+	}
 	if _, err := c.members.author(v); err != nil || !v.typ.ofServers() {
 		return err
 	}
@@ -143,6 +147,6 @@ func (c *chain) begin(v *view, hash, pin Hash) error {
 		return err
 	}
 	c.members.found(g)
-	c.proved.Genesis, c.proved.Head.Epoch = g, g.Epoch
+	c.proved.Genesis, c.epoch = g, beginEpoch(g, hash)
 	return nil
 }

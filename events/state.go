@@ -21,6 +21,7 @@ type State struct {
 	n        keystore.N
 	hash     Hash
 	genesis  Genesis
+	epoch    epoch
 	members  members
 	rings    map[keystore.RingName]keystore.Ring
 	hosts    map[string]host.Host
@@ -61,7 +62,7 @@ func (s *State) Hash() Hash { return s.hash }
 func (s *State) Genesis() Genesis { return s.genesis }
 
 // Head returns what the ledger's head must say.
-func (s *State) Head() Head { return Head{Epoch: s.genesis.Epoch, N: s.n, Hash: s.hash} }
+func (s *State) Head() Head { return Head{Epoch: s.epoch.now.Number, N: s.n, Hash: s.hash} }
 
 // Member returns the member with this id, forgotten ones included.
 func (s *State) Member(id string) (Member, bool) {
@@ -134,8 +135,8 @@ func (s *State) Live() []string {
 
 // Apply checks a record against the state, its signature included, folds it, and
 // returns the event. The error names n and wraps ErrMalformed, ErrNotNext,
-// ErrForked, ErrNotMember, ErrSignature, ErrUnknownType, ErrWrongKind or
-// ErrPayload; the state is then unchanged.
+// ErrForked, ErrNotMember, ErrSignature, ErrUnknownType, ErrWrongKind, ErrEnded
+// or ErrPayload; the state is then unchanged.
 func (s *State) Apply(rec Record) (Event, error) {
 	v, err := s.apply(rec, true)
 	if err != nil {
@@ -237,6 +238,7 @@ func (m Member) verify(v *view) error {
 // A step is what an event changes, decided but not carried out.
 type step struct {
 	genesis Genesis
+	epoch   epoch
 	ring    keystore.Ring // zero: none
 	server  ServerChange  // zero: none
 	hosts   []host.Host
@@ -257,9 +259,14 @@ func (s *State) decide(v *view) (step, error) {
 	}
 	var st step
 	var err error
+	if st.epoch, err = s.epoch.decide(v, s.n, s.hash); err != nil {
+		return step{}, err
+	}
 	switch v.typ {
 	case TypeGenesis:
 		st.genesis, err = decideGenesis(v)
+		st.epoch = beginEpoch(st.genesis, v.rec.Hash())
+	case TypeEpochBegun, TypeEpochEnded: // decided above
 	case TypeVoid:
 		err = decideVoid(v)
 	case TypeServerInvited, TypeServerJoined, TypeServerExcluded, TypeServerReturned, TypeServerForgotten:
@@ -352,7 +359,7 @@ func (v *view) time() time.Time { return time.UnixMilli(int64(v.at)).UTC() }
 // carryOut does what decide decided. Nothing here can fail.
 func (s *State) carryOut(v *view, st step) {
 	s.newest = append(s.newest[:0], v.rec...) // the caller's bytes may be a database's page
-	s.n, s.hash = v.n, v.rec.Hash()
+	s.n, s.hash, s.epoch = v.n, v.rec.Hash(), st.epoch
 	switch {
 	case v.n == 1:
 		s.genesis = st.genesis

@@ -36,6 +36,9 @@ const (
 	TypeSecretsOffered  Type = 36 // host.Offered, of several hosts
 	TypeSecretsRetired  Type = 37 // host.Retired, of several hosts
 	TypeSecretPolicySet Type = 38 // host.SecretPolicy
+
+	TypeEpochBegun Type = 40 // EpochBegun: a ledger goes on in another bucket
+	TypeEpochEnded Type = 41 // EpochEnded: and not in this one
 	// Reserved: 3 format.
 )
 
@@ -53,6 +56,7 @@ var typeWords = [...]string{
 	TypeTokenCreated: "token_created", TypeTokenRevoked: "token_revoked",
 	TypeHostsExpired: "hosts_expired", TypeHostsSeen: "hosts_seen",
 	TypeSecretsOffered: "secrets_offered", TypeSecretsRetired: "secrets_retired", TypeSecretPolicySet: "secret_policy_set",
+	TypeEpochBegun: "epoch_begun", TypeEpochEnded: "epoch_ended",
 }
 
 // known reports whether this program knows the type.
@@ -128,7 +132,7 @@ func (k Kind) valid() bool { return k == Keys || k == Hosts }
 // holds reports whether an event of type t belongs in a ledger of kind k.
 func (k Kind) holds(t Type) bool {
 	switch {
-	case t == TypeGenesis || t == TypeVoid:
+	case t == TypeGenesis || t == TypeVoid || t == TypeEpochBegun || t == TypeEpochEnded:
 		return true
 	case t.ofServers():
 		// A policy store's ledger takes over who has joined the key store.

@@ -118,6 +118,16 @@ func codecs(t testing.TB) []codec {
 		{"server_change", must(joined("ps-2", other).Encode()), func(b []byte) ([]byte, error) {
 			return then(events.DecodeServerChange(events.TypeServerJoined, b))(events.ServerChange.Encode)
 		}},
+		{"epoch_begun", must(events.EpochBegun{
+			Epoch: 2, Old: events.EpochID{Number: 1, Genesis: events.HashOf([]byte("event 1"))}, Kept: sampleHead(),
+		}.Encode()), func(b []byte) ([]byte, error) {
+			return then(events.DecodeEpochBegun(b))(events.EpochBegun.Encode)
+		}},
+		{"epoch_ended", must(events.EpochEnded{
+			Next: events.EpochID{Number: 2, Genesis: events.HashOf([]byte("event 43"))},
+		}.Encode()), func(b []byte) ([]byte, error) {
+			return then(events.DecodeEpochEnded(b))(events.EpochEnded.Encode)
+		}},
 		{"host_changes", hostsPayload(t), func(b []byte) ([]byte, error) {
 			c, err := events.DecodeHostChanges(events.TypeHostsSeen, b)
 			return then(c, err)(func(c []host.Change) ([]byte, error) { _, p, err := events.EncodeHostChange(c...); return p, err })

@@ -86,12 +86,23 @@ func makeVectors(t *testing.T) vectors {
 		"token": events.TokenKey(kid(0x77)), "secret_policy": events.PolicyKey(events.SecretPolicyName),
 	}
 	for _, c := range codecs(t) {
-		if c.name == "server_change" {
-			continue // members.json has those
+		if c.name == "server_change" || c.name == "epoch_begun" || c.name == "epoch_ended" {
+			continue // members.json and epochs.json have those
 		}
 		v.Values = append(v.Values, vectorValue{c.name, keys[c.name], hex.EncodeToString(c.sample), events.HashOf(c.sample).String()})
 	}
 	v.Refused = refusedVectors(h.records[4])
+	return v
+}
+
+func makeEpochVectors(t *testing.T) vectors {
+	v := vectors{
+		About: "Keytide event log, a ledger of hosts that was restored twice and ended; every record is by the one key below",
+		Seed:  hex.EncodeToString(private.Seed()), Public: hex.EncodeToString(public),
+	}
+	for _, rec := range epochs(t).records {
+		v.History = append(v.History, vectorOf(t, rec))
+	}
 	return v
 }
 
@@ -137,6 +148,7 @@ func refusedVectors(rec events.Record) []vectorRefused {
 func TestVectors(t *testing.T) {
 	testVectors(t, "ledger.json", makeVectors(t))
 	testVectors(t, "members.json", makeMemberVectors(t))
+	testVectors(t, "epochs.json", makeEpochVectors(t))
 }
 
 // testVectors compares a file with what this program makes, and reads it back.
