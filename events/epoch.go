@@ -128,6 +128,7 @@ func decoded(read error, check func() error) error {
 // one follows another.
 type epoch struct {
 	now   EpochID
+	n     keystore.N // of the event by which it began
 	ended EpochEnded // zero: it goes on
 }
 
@@ -157,14 +158,17 @@ func (e epoch) decide(v *view, n keystore.N, hash Hash) (next epoch, err error) 
 	if err != nil {
 		return e, misfit(err)
 	}
-	return epoch{now: EpochID{begun.Epoch, v.rec.Hash()}}, nil
+	return epoch{now: EpochID{begun.Epoch, v.rec.Hash()}, n: v.n}, nil
 }
 
 // beginEpoch is that of a ledger's first event.
-func beginEpoch(g Genesis, genesis Hash) epoch { return epoch{now: EpochID{g.Epoch, genesis}} }
+func beginEpoch(g Genesis, genesis Hash) epoch { return epoch{now: EpochID{g.Epoch, genesis}, n: 1} }
 
 // Epoch returns the epoch that the newest event is of; the zero EpochID before event 1.
 func (s *State) Epoch() EpochID { return s.epoch.now }
+
+// EpochBegan returns the number of the event by which that epoch began.
+func (s *State) EpochBegan() keystore.N { return s.epoch.n }
 
 // Ended returns what followed the epoch; ok is false where it goes on.
 func (s *State) Ended() (next EpochID, ok bool) {

@@ -17,6 +17,11 @@ func WriteAccess(bucket string) []string {
 	return append(ReadAccess(bucket), events.Subjects(bucket))
 }
 
+// SealAccess lists what Seal needs; nobody needs it afterwards.
+func SealAccess(bucket string) []string {
+	return append(ReadAccess(bucket), "$JS.API.STREAM.UPDATE."+events.StreamName(bucket))
+}
+
 // CreateAccess lists what Create needs; nobody needs it afterwards.
 func CreateAccess(bucket string) []string {
 	return append(WriteAccess(bucket), "$JS.API.STREAM.CREATE."+events.StreamName(bucket))

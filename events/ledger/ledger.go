@@ -69,6 +69,25 @@ func Create(ctx context.Context, js jetstream.JetStream, cfg Config) (*Ledger, e
 	}
 }
 
+// Seal makes a bucket refuse every write, for good, and gives back the room that it had
+// reserved. It needs SealAccess. Errors are those of Open.
+func (l *Ledger) Seal(ctx context.Context) error {
+	info, err := l.info(ctx)
+	if err != nil || info.Config.Sealed {
+		return err
+	}
+	sealed := info.Config
+	sealed.Sealed = true
+	sealed.MaxBytes = int64(info.State.Bytes) + sealedRoom
+	if _, err := l.js.UpdateStream(ctx, sealed); err != nil {
+		return fmt.Errorf("sealing bucket %s: %w: %w", l.bucket, events.ErrUnknown, err)
+	}
+	return nil
+}
+
+// sealedRoom is kept free in a sealed bucket, for what the store itself may add.
+const sealedRoom = 1 << 20
+
 const (
 	codeNoPeers = 10005 // no suitable peers for placement
 	createPause = 250 * time.Millisecond

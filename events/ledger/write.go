@@ -51,11 +51,7 @@ func (l *Ledger) messages(b Batch) []*nats.Msg {
 	msgs := make([]*nats.Msg, 0, len(b.Puts)+2)
 	msgs = append(msgs, l.message(events.LogKey(b.N), b.Record, 0))
 	for _, p := range b.Puts {
-		msg := l.message(p.Key, p.Value, p.Expect)
-		if p.Delete {
-			msg.Header[kvOperationHeader] = []string{kvDelete}
-		}
-		msgs = append(msgs, msg)
+		msgs = append(msgs, l.put(p))
 	}
 	return append(msgs, l.message(events.HeadKey, b.Head.Encode(), b.HeadRevision))
 }
@@ -68,6 +64,45 @@ func (l *Ledger) message(key string, value []byte, expect Revision) *nats.Msg {
 }
 
 func formatRevision(r Revision) string { return strconv.FormatUint(uint64(r), 10) }
+
+// Lay stores what a bucket that has not begun begins with, in order. It knows no events: it
+// takes what a batch may not have. Each put must find what it expects; up to MaxBatch of
+// them are stored whole or not at all, and what was stored before an error stays. Errors
+// are those of Append.
+func (l *Ledger) Lay(ctx context.Context, puts []Put) error {
+	for len(puts) > 0 {
+		some, size := 0, 0
+		var msgs []*nats.Msg
+		for ; some < min(len(puts), events.MaxBatch) && (some == 0 || size+len(puts[some].Value) <= layBytes); some++ {
+			p := puts[some]
+			if _, err := events.ParseKey(p.Key); err != nil {
+				return err
+			}
+			size += len(p.Value)
+			msgs = append(msgs, l.put(p))
+		}
+		if err := l.check(); err != nil {
+			return err
+		}
+		if _, err := l.publishBatch(ctx, msgs); err != nil {
+			return fmt.Errorf("laying out %s to %s: %w", puts[0].Key, puts[some-1].Key, err)
+		}
+		puts = puts[some:]
+	}
+	return nil
+}
+
+// layBytes bounds a batch of Lay: the store holds it in memory until it is whole.
+const layBytes = 1 << 20
+
+// put lays one put out.
+func (l *Ledger) put(p Put) *nats.Msg {
+	msg := l.message(p.Key, p.Value, p.Expect)
+	if p.Delete {
+		msg.Header[kvOperationHeader] = []string{kvDelete}
+	}
+	return msg
+}
 
 // publishBatch sends a batch under an id of its own. Nothing of it is stored before
 // its last message has arrived, so a fault before that is ErrUnavailable.
