@@ -32,6 +32,12 @@ const (
 	AlarmForgotten AlarmKind = "forgotten"
 	// AlarmClock: this server's clock is not to be relied on.
 	AlarmClock AlarmKind = "clock"
+	// AlarmEnded: a later epoch has taken the place of the one that this replica follows.
+	AlarmEnded AlarmKind = "ended"
+	// AlarmEpoch: a bucket with the name of a later epoch is not one of this ledger.
+	AlarmEpoch AlarmKind = "epoch"
+	// AlarmSetAside: a file has events that the epoch which is followed has not kept.
+	AlarmSetAside AlarmKind = "set_aside"
 	// AlarmDisk: the replica's file does not take what was applied.
 	AlarmDisk AlarmKind = "disk"
 )

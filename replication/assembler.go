@@ -196,6 +196,10 @@ func (a *assembler) show(v *verdict) {
 	if len(v.raise) > 0 && slices.ContainsFunc(v.raise, func(al Alarm) bool { return al.Kind == AlarmHalted }) {
 		return
 	}
+	if number := a.state.Epoch().Number; number != a.pin.Epoch {
+		a.fork(v, "the bucket of epoch %d has a history of epoch %d", a.pin.Epoch, number)
+		return
+	}
 	a.part.show = true
 	a.applied = a.state.N()
 	a.handOver(v)

@@ -29,6 +29,9 @@ func (m *Member) judgeBucket(info ledger.Info, err error) {
 	}
 	m.gone = time.Time{}
 	m.clear(alarmID{AlarmNoBucket, ""})
+	if info.Sealed {
+		m.raise(Alarm{Kind: AlarmEnded, Key: events.HeadKey, Why: "the bucket is sealed: a later epoch of the ledger has begun, and takes its place as soon as this server finds it"})
+	}
 	if len(info.Faults) > 0 {
 		m.raise(Alarm{Kind: AlarmSettings, Why: "the bucket could lose events: " + strings.Join(info.Faults, "; ")})
 		return
@@ -42,7 +45,7 @@ func (m *Member) standstill() (events.ServerState, Alarm, bool) {
 	for _, stands := range []struct {
 		kind  AlarmKind
 		state events.ServerState
-	}{{AlarmForked, events.Forked}, {AlarmNoBucket, events.Forked}, {AlarmHalted, events.Halted}} {
+	}{{AlarmForked, events.Forked}, {AlarmNoBucket, events.Forked}, {AlarmEnded, events.Halted}, {AlarmHalted, events.Halted}} {
 		if alarm, ok := m.alarms.first(stands.kind); ok {
 			return stands.state, alarm, true
 		}

@@ -90,9 +90,25 @@ func openFile(path string, pin Pin) (_ *file, err error) {
 	case info.Mode().Perm()&0o077 != 0:
 		return nil, fmt.Errorf("mode is %04o: others can read it; make it 0600", info.Mode().Perm())
 	}
-	db, err := openBolt(path)
+	db, err := openBolt(path, false)
 	if err != nil {
 		return nil, err
+	}
+	return &file{db: db, path: path}, nil
+}
+
+// readFile opens the file at path to be read alone: nothing of it is changed.
+func readFile(path string) (*file, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.IsDir() {
+		return nil, fmt.Errorf("replica %s: it is a directory", path)
+	}
+	db, err := openBolt(path, true)
+	if err != nil {
+		return nil, fmt.Errorf("replica %s: %w", path, err)
 	}
 	return &file{db: db, path: path}, nil
 }
@@ -105,7 +121,7 @@ func createFile(path string, pin Pin) error {
 	if err := os.Remove(part); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	db, err := openBolt(part)
+	db, err := openBolt(part, false)
 	if err != nil {
 		return err
 	}
@@ -134,10 +150,10 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-func openBolt(path string) (db *bolt.DB, err error) {
+func openBolt(path string, readOnly bool) (db *bolt.DB, err error) {
 	err = guarded(func() error {
 		// A timeout of nothing: a second opener gets its error at once.
-		db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Nanosecond, FreelistType: bolt.FreelistMapType})
+		db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Nanosecond, FreelistType: bolt.FreelistMapType, ReadOnly: readOnly})
 		return err
 	})
 	if errors.Is(err, bolterrors.ErrTimeout) {

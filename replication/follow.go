@@ -298,6 +298,9 @@ func (m *Member) writePending(ctx context.Context) error {
 	return nil
 }
 
+// Raise makes an alarm stand that another part of the server has found.
+func (m *Member) Raise(alarm Alarm) { m.raise(alarm) }
+
 // raise makes an alarm stand, on the disk too if the cursor may pass its entry.
 func (m *Member) raise(alarm Alarm) {
 	alarm.Since = m.now().Round(0).UTC()

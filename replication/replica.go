@@ -88,6 +88,9 @@ func readReplica(f *file, pin Pin) (*Replica, error) {
 	if err != nil {
 		return nil, err
 	}
+	if pin == (Pin{}) {
+		pin = c.header.Pin
+	}
 	if pin.Genesis.IsZero() {
 		pin.Genesis = c.header.Pin.Genesis
 	}

@@ -55,7 +55,7 @@ func openBeacon(s *events.State, value []byte) (events.Beacon, error) {
 	if err := events.VerifyBeacon(value, member.PublicKey); err != nil {
 		return events.Beacon{}, fmt.Errorf("holder %s: %w", b.Holder, err)
 	}
-	if want := s.Genesis().Epoch; b.Epoch != want {
+	if want := s.Epoch().Number; b.Epoch != want {
 		return events.Beacon{}, fmt.Errorf("holder %s: epoch %d, want %d", b.Holder, b.Epoch, want)
 	}
 	return b, nil

@@ -41,6 +41,7 @@ func (m *Member) Standing() (now Standing) {
 // noteStanding looks at what the replica says of this server since it has shown
 // another state.
 func (m *Member) noteStanding() {
+	m.noteEnd()
 	now, n := m.Standing(), m.replica.applied.load()
 	m.mu.Lock()
 	before := m.standing
@@ -56,6 +57,17 @@ func (m *Member) noteStanding() {
 		}
 		m.logger.Log(context.Background(), level, "standing of this server", "member", now.Member, "excluded", uint64(now.Excluded), "forgotten", uint64(now.Forgotten))
 		wake(m.wakeSelf)
+	}
+}
+
+// noteEnd raises an alarm if the history says that it goes on elsewhere.
+func (m *Member) noteEnd() {
+	var now, next events.EpochID
+	ended := false
+	m.replica.Read(func(s *events.State) { now = s.Epoch(); next, ended = s.Ended() })
+	if ended {
+		m.raise(Alarm{Kind: AlarmEnded, Why: fmt.Sprintf("epoch %d has ended: epoch %d, which event %s began, has taken its place; connect this server to the core that has it",
+			now.Number, next.Number, next.Genesis)})
 	}
 }
 

@@ -35,8 +35,8 @@ type reader struct {
 
 func newReader(r io.Reader) (*reader, error) {
 	f := &reader{in: bufio.NewReaderSize(r, 1<<16), digest: sha256.New()}
-	start := make([]byte, len(magic))
-	if _, err := io.ReadFull(f.in, start); err != nil || string(start) != magic {
+	start := make([]byte, len(Magic))
+	if _, err := io.ReadFull(f.in, start); err != nil || string(start) != Magic {
 		return nil, damaged("it does not begin as a backup does")
 	}
 	f.digest.Write(start)

@@ -18,7 +18,8 @@ import (
 	"github.com/keytide/keytide/keystore"
 )
 
-const magic = "keytide backup 1\n"
+// Magic is how every backup begins.
+const Magic = "keytide backup 1\n"
 
 // The kinds of frame. Stored: never renumber.
 const (
@@ -55,7 +56,7 @@ func Write(w io.Writer, parts ...Source) error {
 	out := bufio.NewWriterSize(w, 1<<16)
 	f := &framer{digest: sha256.New()}
 	f.w = io.MultiWriter(out, f.digest)
-	if _, err := io.WriteString(f.w, magic); err != nil {
+	if _, err := io.WriteString(f.w, Magic); err != nil {
 		return err
 	}
 	for _, p := range parts {
