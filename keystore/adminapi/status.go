@@ -10,6 +10,7 @@ import (
 // Status is the state of a key store as one policy server sees it.
 type Status struct {
 	Store   string         `json:"store"`
+	Server  string         `json:"server"` // that answers
 	Epoch   keystore.Epoch `json:"epoch"`
 	N       keystore.N     `json:"n"`
 	Servers []Server       `json:"servers"`

@@ -50,6 +50,7 @@ type Config struct {
 	Bus  *BusConfig `yaml:"bus"`
 	FIPS string     `yaml:"fips"` // required: only with a certified module in FIPS 140-3 mode; if empty, with any
 
+	kept   *keptBus                        // of the same server, before it moved to a later epoch
 	shared *bus.Bus                        // for tests: a bus that others are on too
 	pace   func(*replication.MemberConfig) // for tests in virtual time: slower periods; nil: the defaults
 	nats   string                          // address of the bus for other NATS tools; dev alone sets it

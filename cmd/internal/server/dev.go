@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -54,20 +55,42 @@ func Dev(ctx context.Context, dev DevConfig) error {
 	if dev.step != nil {
 		dev.step("serving")
 	}
-	id, err := loadIdentity(dir)
+	cfg, err := devConfig(dir)
 	if err != nil {
 		return err
 	}
+	cfg.Admin.Listen, cfg.Feed.Listen = dev.Listen, dev.FeedListen
+	cfg.nats, cfg.clockOffset = dev.NATSListen, dev.FeedClock
+	return Run(ctx, cfg, Hooks{Ready: dev.Ready, Logger: dev.Logger, opened: dev.opened})
+}
+
+// devConfig is the configuration of a development store of one region. It has no file.
+func devConfig(dir string) (Config, error) {
+	id, err := loadIdentity(dir)
+	if err != nil {
+		return Config{}, err
+	}
 	cfg := Config{
 		Store: id.Store, Region: id.Region, Server: id.Server, Dir: dir,
-		Unlock: Unlock{File: filepath.Join(dir, unlockFile)},
-		Admin:  Admin{Listen: dev.Listen}, Feed: Feed{Listen: dev.FeedListen},
-		nats: dev.NATSListen, dev: true, clockOffset: dev.FeedClock,
+		Unlock: Unlock{File: filepath.Join(dir, unlockFile)}, dev: true,
 	}
 	cfg.Genesis.Keys, cfg.Genesis.Hosts = id.Genesis.Keys, id.Genesis.Hosts
 	cfg.fill()
 	cfg.resolve(dir)
-	return Run(ctx, cfg, Hooks{Ready: dev.Ready, Logger: dev.Logger, opened: dev.opened})
+	return cfg, nil
+}
+
+// DirConfig is the configuration of the server of a directory: the file that core init or
+// server join made there, or a development store's.
+func DirConfig(dir string) (Config, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return Config{}, err
+	}
+	if _, err := os.Stat(filepath.Join(dir, configFile)); err == nil {
+		return LoadConfig(filepath.Join(dir, configFile))
+	}
+	return devConfig(dir)
 }
 
 // checkListeners refuses addresses that other machines can reach.

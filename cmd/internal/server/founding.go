@@ -9,12 +9,13 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/keytide/keytide/events"
 	"github.com/keytide/keytide/events/ledger"
 	"github.com/keytide/keytide/keystore"
 	"github.com/keytide/keytide/keystore/secretfile"
 	"github.com/keytide/keytide/replication"
-	"github.com/keytide/keytide/replication/bus"
 )
 
 // foundingFile is in the directory of a core's first server until it has founded the
@@ -122,45 +123,31 @@ func (s *site) foundCore(ctx context.Context, ledgers ...*openedLedger) error {
 // found makes the buckets and writes what they begin with. Who may make buckets is a
 // user of this server's own, for as long as that takes.
 func (s *site) found(ctx context.Context, f founding) error {
-	users, err := loadUsers(s.cfg.core().Users)
-	if err != nil {
-		return err
-	}
-	seed, nkey, err := bus.NewSeed()
-	if err != nil {
-		return err
-	}
-	maker := bus.User{Nkey: nkey}
+	var access []string
 	for _, l := range f.Ledgers {
-		maker.Publish = append(maker.Publish, ledger.CreateAccess(l.Bucket)...)
+		access = append(access, ledger.CreateAccess(l.Bucket)...)
 	}
-	granted := s.grants(users, nil)
-	if err := s.bus.SetUsers(append(granted[:len(granted):len(granted)], maker)); err != nil {
-		return err
-	}
-	// Its own server alone knows that user.
-	link, err := s.dial("founder", bus.Credentials{Seed: seed}, s.cfg.Bus.urls(s.id.Server)[:1])
+	js, done, err := s.asMaker(access)
 	if err != nil {
 		return err
 	}
-	defer link.Close()
 	for _, l := range f.Ledgers {
 		err := s.await(ctx, "the core, to found the ledger of "+l.Kind.String(), func(ctx context.Context) error {
-			return s.foundLedger(ctx, link, l)
+			return s.foundLedger(ctx, js, l)
 		})
 		if err != nil {
-			return err
+			return errors.Join(err, done())
 		}
 	}
-	return s.bus.SetUsers(granted)
+	return done()
 }
 
 // foundLedger makes the bucket, unless it is there, and writes what is not there yet.
-func (s *site) foundLedger(ctx context.Context, link *bus.Link, l ledgerFounding) error {
+func (s *site) foundLedger(ctx context.Context, js jetstream.JetStream, l ledgerFounding) error {
 	// A core that has the bucket, and no room for a second one, would say that alone.
-	log, err := ledger.Open(ctx, link.JetStream(), l.Bucket)
+	log, err := ledger.Open(ctx, js, l.Bucket)
 	if errors.Is(err, events.ErrNoBucket) {
-		log, err = ledger.Create(ctx, link.JetStream(), ledger.Config{
+		log, err = ledger.Create(ctx, js, ledger.Config{
 			Bucket: l.Bucket, Replicas: len(s.cfg.core().Servers), MaxBytes: maxLedger,
 		})
 	}

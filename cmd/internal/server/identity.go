@@ -46,8 +46,10 @@ type identity struct {
 		Keys  string `json:"keys"` // hash of event 1, hexadecimal
 		Hosts string `json:"hosts"`
 	} `json:"genesis"`
-	SigningKey sealedKey `json:"signing_key"` // an Ed25519 seed
-	P256Key    sealedKey `json:"p256_key"`    // a scalar; what is for this server alone is sealed to it
+	// SetAside are ends of earlier epochs' replicas, of which a restore did not keep all.
+	SetAside   []setAside `json:"set_aside,omitempty"`
+	SigningKey sealedKey  `json:"signing_key"` // an Ed25519 seed
+	P256Key    sealedKey  `json:"p256_key"`    // a scalar; what is for this server alone is sealed to it
 	// Slots are unlock slots of the server's own, beside those that the ledger has: a
 	// server that joined opens the key store key with its own unlock key, also while it
 	// is cut off.

@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/keytide/keytide/agentfeed/hub"
 	"github.com/keytide/keytide/cmd/internal/adminhttp"
 	"github.com/keytide/keytide/cmd/internal/console"
@@ -29,11 +31,16 @@ type site struct {
 	id  identity
 	log *slog.Logger
 
-	bus         *bus.Bus        // the embedded server; nil: the ledgers are elsewhere
+	bus         *bus.Bus     // the embedded server; nil: the ledgers are elsewhere
+	keepBus     bool         // close leaves it running
+	corePair    *certificate // what the core's server shows; nil: it is none
+	js          jetstream.JetStream
+	usable      func() error    // whether js may be used; nil: always
 	links       []*bus.Link     // to a core, one a ledger
 	credentials bus.Credentials // of links
 	cas         *x509.CertPool  // of links
 	keys, hosts *replication.Member
+	replicas    map[events.Kind]*replication.Replica
 	source      *source
 	hub         *hub.Hub
 	service     *service
@@ -92,6 +99,7 @@ func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *site, err error
 	if err := s.openLedgers(ctx, unlock); err != nil {
 		return nil, err
 	}
+	s.tellSetAside()
 	return s, s.openFront(tokens)
 }
 

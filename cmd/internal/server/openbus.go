@@ -14,6 +14,7 @@ import (
 
 	"github.com/keytide/keytide/events"
 	"github.com/keytide/keytide/events/ledger"
+	"github.com/keytide/keytide/keystore"
 	"github.com/keytide/keytide/keystore/adminapi"
 	"github.com/keytide/keytide/replication"
 	"github.com/keytide/keytide/replication/bus"
@@ -34,13 +35,31 @@ func (s *site) openBus() error {
 			return err
 		}
 	}
-	b, err := bus.Start(cfg)
+	b, err := s.startBus(cfg)
 	if err != nil {
 		return err
 	}
 	s.bus = b
-	s.later(b.Close)
+	s.later(func() error {
+		if s.keepBus {
+			return nil
+		}
+		return b.Close()
+	})
 	return nil
+}
+
+// startBus starts the embedded server, or takes up the one that runs.
+func (s *site) startBus(cfg bus.Config) (*bus.Bus, error) {
+	kept := s.cfg.kept
+	if kept == nil {
+		return bus.Start(cfg)
+	}
+	kept.taken = true
+	if cfg.Core == nil {
+		return kept.bus, nil
+	}
+	return kept.bus, kept.bus.SetUsers(cfg.Core.Users)
 }
 
 // readBus reads the files of the bus section: what this server connects with, and,
@@ -57,10 +76,13 @@ func (s *site) readBus(cfg *bus.Config) (err error) {
 		return nil
 	}
 	pair := &certificate{listener: "core", cert: core.Cert, key: core.Key, log: s.log}
+	if s.cfg.kept != nil {
+		pair = s.cfg.kept.pair // the one that the running server asks
+	}
 	if err := pair.load(); err != nil {
 		return err
 	}
-	s.certificates = append(s.certificates, pair)
+	s.corePair, s.certificates = pair, append(s.certificates, pair)
 	cas, err := loadCAs(core.CA)
 	if err != nil {
 		return err
@@ -102,6 +124,9 @@ func (s *site) grants(users []coreUser, gone func(coreUser) bool) []bus.User {
 				user.Publish = append(user.Publish, ledger.WriteAccess(bucket)...)
 			} else {
 				user.Publish = append(user.Publish, ledger.ReadAccess(bucket)...)
+			}
+			for ahead := range keystore.Epoch(epochsAhead) {
+				user.Publish = append(user.Publish, ledger.ReadAccess(events.BucketName(kind, s.id.Store, s.id.Epoch+1+ahead))...)
 			}
 		}
 		granted = append(granted, user)
@@ -174,14 +199,17 @@ type openedLedger struct {
 }
 
 func (s *site) openReplica(kind events.Kind, genesis events.Hash) (*openedLedger, error) {
-	file := map[events.Kind]string{events.Keys: keysFile, events.Hosts: hostsFile}[kind]
-	replica, err := replication.OpenReplica(filepath.Join(s.cfg.Dir, file), replication.Pin{
+	replica, err := replication.OpenReplica(filepath.Join(s.cfg.Dir, s.id.replicaFile(kind)), replication.Pin{
 		Kind: kind, Store: s.id.Store, Epoch: s.id.Epoch, Genesis: genesis,
 	})
 	if err != nil {
 		return nil, err
 	}
 	s.later(replica.Close)
+	if s.replicas == nil {
+		s.replicas = make(map[events.Kind]*replication.Replica)
+	}
+	s.replicas[kind] = replica
 	return &openedLedger{kind: kind, replica: replica}, nil
 }
 
@@ -200,12 +228,16 @@ func (s *site) connectLedger(ctx context.Context, l *openedLedger) error {
 	if err != nil {
 		return err
 	}
+	s.js, s.usable = js, usable
 	l.log, err = ledger.Bind(js, events.BucketName(l.kind, s.id.Store, s.id.Epoch), usable)
 	if err != nil || !l.empty() {
 		return err
 	}
-	return s.await(ctx, "ledger of "+l.kind.String(), func(ctx context.Context) error {
-		info, err := l.log.Info(ctx)
+	return s.await(ctx, "ledger of "+l.kind.String(), func(attempt context.Context) error {
+		info, err := l.log.Info(attempt)
+		if errors.Is(err, events.ErrNoBucket) {
+			err = errors.Join(err, s.seekEpoch(ctx)) // the ledger may have gone on in another
+		}
 		if err != nil {
 			return err
 		}
@@ -266,6 +298,8 @@ func (s *site) await(ctx context.Context, what string, try func(context.Context)
 			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
+		case errors.Is(err, errMoved):
+			return errMoved
 		case errors.Is(err, events.ErrSettings), errors.Is(err, events.ErrConflict) && !errors.Is(err, context.DeadlineExceeded):
 			return err
 		case errors.Is(err, events.ErrNoBucket) && s.cfg.core() == nil:

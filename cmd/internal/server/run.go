@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -43,15 +44,36 @@ type Hooks struct {
 // order. It returns nil after an orderly stop.
 func Run(ctx context.Context, cfg Config, hooks Hooks) error {
 	leanHeap()
+	if told := hooks.Ready; told != nil {
+		var once sync.Once
+		hooks.Ready = func(r Ready) { once.Do(func() { told(r) }) }
+	}
+	for {
+		kept, err := runEpoch(ctx, cfg, hooks)
+		if !errors.Is(err, errMoved) {
+			return errors.Join(err, kept.close(), cfg.kept.close())
+		}
+		if ctx.Err() != nil {
+			return kept.close()
+		}
+		hooks.Logger.Warn("a later epoch has begun: opening everything anew", "while", err)
+		cfg.kept = kept
+	}
+}
+
+// runEpoch serves one epoch of the ledgers: until ctx ends, a part dies, or a later epoch
+// has begun, which is errMoved. The embedded bus then goes on.
+func runEpoch(ctx context.Context, cfg Config, hooks Hooks) (*keptBus, error) {
 	s, err := open(ctx, cfg, hooks.Logger)
 	if err != nil {
-		return err
+		return s.kept(err), err
 	}
 	if hooks.opened != nil {
 		hooks.opened(s)
 	}
 	err = s.serve(ctx, hooks)
-	return errors.Join(err, s.close())
+	kept := s.kept(err)
+	return kept, errors.Join(err, s.close())
 }
 
 // serve runs all parts. Those that agents and administrators see stop first, the
@@ -65,6 +87,7 @@ func (s *site) serve(ctx context.Context, hooks Hooks) error {
 	g.Go(func() error { return s.keys.Run(core) })
 	g.Go(func() error { return s.hosts.Run(core) })
 	g.Go(func() error { return s.watchBus(core) })
+	g.Go(func() error { return s.watchEpoch(core) })
 
 	err := s.start(ctx, front, g)
 	if err == nil {

@@ -32,6 +32,12 @@ func TestMain(m *testing.M) {
 	if step := os.Getenv(foundDieAt); step != "" {
 		dieFounding(os.Args[1], step)
 	}
+	if step := os.Getenv(restoreDieAt); step != "" {
+		dieRestoring(os.Args[1], step)
+	}
+	if step := os.Getenv(moveDieAt); step != "" {
+		dieMoving(os.Args[1], step)
+	}
 	if step := os.Getenv(dieAt); step != "" {
 		err := Dev(context.Background(), DevConfig{
 			Dir: os.Args[1], Listen: "127.0.0.1:0", FeedListen: "127.0.0.1:0", Logger: slog.New(slog.DiscardHandler),

@@ -102,7 +102,7 @@ func (s *service) Status(context.Context) (adminapi.Status, error) {
 	s.keys.Replica().Read(func(state *events.State) { n, rings = state.N(), state.Rings() })
 	confirmed := s.confirmations()
 	answer := adminapi.Status{
-		Store: s.id.Store, Epoch: s.id.Epoch, N: n,
+		Store: s.id.Store, Server: s.id.Server, Epoch: s.id.Epoch, N: n,
 		Servers: s.servers(n), FIPS: fips.Running(), Core: s.core(), Rings: make([]adminapi.RingStatus, len(rings)),
 	}
 	for i, r := range rings {
