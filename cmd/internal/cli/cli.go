@@ -56,7 +56,7 @@ func newRoot(env Env) *cobra.Command {
 	root.AddCommand(
 		app.devCommand(), app.serverCommand(), app.coreCommand(),
 		app.statusCommand(), app.ringCommand(), app.rolloverCommand(), app.scheduleCommand(), app.historyCommand(), app.replayCommand(),
-		app.auditCommand(), app.backupCommand(), app.hostCommand(), app.cookieCommand(), app.versionCommand(),
+		app.auditCommand(), app.backupCommand(), app.restoreCommand(), app.hostCommand(), app.cookieCommand(), app.versionCommand(),
 		app.keyCommand(staticKey), app.keyCommand(ticketKey), app.exportCommand(), app.importCommand(), app.recipientCommand(),
 	)
 	app.complete(root)

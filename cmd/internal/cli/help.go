@@ -325,6 +325,27 @@ not in it: keep the two apart.`,
 		example: `  keytide backup --out monday.ktb
   keytide backup --since monday.ktb --out tuesday.ktb`,
 	},
+	"keytide restore": {
+		long: `Begin the next epoch of a key store and its policy store, after the core was
+lost or turned back. Everything that the replica or backup has is kept, down to
+every event, so that history, versions and what is pinned go on. The buckets of
+the old epoch are sealed: nobody writes to them any more.
+
+It works on the directory of a server of the core, which must not run, while a
+majority of the core's other servers do. It refuses while the core answers and
+has everything. It compares with this server's own replica, with each --compare,
+and with every server of the client profile that answers, and lists each event
+that would be lost; then it wants to be told in words how many.
+
+Start the server afterwards. The others find the epoch, prove it and go on with
+it by themselves; what one of them has more stays in a file of its own. Agents
+go on meanwhile. It may die at any step, and be run again.`,
+		example: `  keytide restore --dir eu-1 --from-replica ap-1-copy --dry-run
+  keytide restore --config keytide.yaml --from-replica keys.db \
+    --from-replica hosts.db --compare us-1-copy --reason "all disks lost"
+  keytide restore --config keytide.yaml --from-backup monday.ktb \
+    --from-backup tuesday.ktb`,
+	},
 	"keytide host": {
 		long: `A trusted host is a machine, or a group of them, whose agents get rings. It is
 known by a name and a shared secret. An administrator registers it, or its agent
