@@ -52,7 +52,7 @@ func buildAndRun(m *testing.M) int {
 
 // patience bounds every wait for a condition. It is no promise of speed: it only
 // ends a test whose condition never comes.
-const patience = 30 * time.Second
+const patience = 90 * time.Second
 
 // A process is a program under test. Everything it writes is kept, to be searched
 // for what must not be in it.

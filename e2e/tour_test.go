@@ -35,7 +35,7 @@ var promised = []struct {
 	{"keytide schedule preview sso", "0", []string{`(?m)^20..-..-..T0[01]:30:00Z \(Mon 20..-..-.. 02:30 CES?T\)$`}},
 	{"keytide history sso", "0", []string{`ring_created`, `rollover +admin +my first`}},
 	{"keytide replay sso --version 1", "0", []string{`(?m)^version +1 `}},
-	{"keytide audit verify", "0", []string{`(?m)^keys +4 +good`, `(?m)^hosts +3 +good`}},
+	{"keytide audit verify", "0", []string{`(?m)^keys +4 +good`, `(?m)^hosts +[3-5] +good`}},
 	{"keytide-agent fetch --once", "0", []string{`"version": 2`, `"role": "current"`}},
 }
 

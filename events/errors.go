@@ -42,6 +42,9 @@ var (
 	ErrUnknown = errors.New("may or may not be stored")
 	// ErrUnavailable: surely not stored by this call; the store could not take it.
 	ErrUnavailable = errors.New("not stored: ledger unavailable")
+	// ErrNoLeader: ErrUnavailable because nobody there may store anything now: the
+	// core is choosing a leader, or there is none any more. It may be over in seconds.
+	ErrNoLeader = fmt.Errorf("%w: the core has no leader", ErrUnavailable)
 	// ErrNoBucket: the bucket does not exist.
 	ErrNoBucket = errors.New("no such bucket")
 	// ErrBucketExists: the bucket exists already.

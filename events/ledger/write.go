@@ -224,11 +224,14 @@ func (l *Ledger) untilBroken(ctx context.Context) (_ context.Context, stop func(
 // ErrConnectionClosed too, so that one is not among them.
 var unsent = []error{
 	nats.ErrReconnectBufExceeded, nats.ErrConnectionDraining, nats.ErrMaxPayload,
-	nats.ErrHeadersNotSupported, nats.ErrBadSubject, nats.ErrNoResponders,
+	nats.ErrHeadersNotSupported, nats.ErrBadSubject,
 }
 
 // sendError says what is known of a message for which no answer came.
 func sendError(err error) error {
+	if errors.Is(err, nats.ErrNoResponders) {
+		return fmt.Errorf("%w: %w", events.ErrNoLeader, err)
+	}
 	for _, e := range unsent {
 		if errors.Is(err, e) {
 			return fmt.Errorf("%w: %w", events.ErrUnavailable, err)
@@ -242,11 +245,11 @@ func sendError(err error) error {
 const (
 	codeWrongSequence     = 10071
 	codeWrongSequenceBusy = 10164 // not compared: another write of that key is under way
+	codeNoLeader          = 10008 // JetStream temporarily unavailable
 )
 
 var refusals = map[jetstream.ErrorCode]bool{
 	10002: true, // account's resource limits
-	10008: true, // JetStream temporarily unavailable
 	10023: true, // server's resource limits
 	10047: true, // storage limits
 	10054: true, // message too large
@@ -272,6 +275,8 @@ func storeError(err *jetstream.APIError) error {
 		return fmt.Errorf("%w: %w", events.ErrConflict, err)
 	case err.ErrorCode == codeWrongSequenceBusy:
 		return &busyError{err}
+	case err.ErrorCode == codeNoLeader:
+		return fmt.Errorf("%w: %w", events.ErrNoLeader, err)
 	case refusals[err.ErrorCode], err.Description == jetstreamFull:
 		return fmt.Errorf("%w: %w", events.ErrUnavailable, err)
 	}

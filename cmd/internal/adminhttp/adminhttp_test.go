@@ -179,6 +179,7 @@ func TestErrorsRoundTrip(t *testing.T) {
 		{events.ErrConflict, events.ErrConflict, "conflict", 409},
 		{events.ErrUnknown, events.ErrUnknown, "unknown-outcome", 504},
 		{events.ErrUnavailable, events.ErrUnavailable, "unavailable", 503},
+		{events.ErrNoLeader, events.ErrUnavailable, "unavailable", 503},
 		{errors.New("disk on fire"), adminhttp.ErrInternal, "internal", 500},
 	} {
 		t.Run(c.name, func(t *testing.T) {
