@@ -88,7 +88,7 @@ func TestRetainHintNamesPoliciesThatWork(t *testing.T) {
 
 func TestPolicyJSON(t *testing.T) {
 	got, err := json.Marshal(keystore.Policy{MaxSession: 8 * time.Hour, Retain: 3, MinInterval: 90 * time.Minute})
-	want := `{"max_session":"8h0m0s","retain":"3","min_interval":"1h30m0s","schedule":"manual","tz":"UTC","blackout":[],"max_hold":"none"}`
+	want := `{"max_session":"8h0m0s","retain":"3","min_interval":"1h30m0s","schedule":"manual","tz":"UTC","blackout":[],"max_hold":"none","guard_agents":[]}`
 	if err != nil || string(got) != want {
 		t.Errorf("Marshal = %s, %v; want %s", got, err, want)
 	}
