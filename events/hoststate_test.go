@@ -1,6 +1,7 @@
 package events_test
 
 import (
+	"encoding/hex"
 	"errors"
 	"net/netip"
 	"testing"
@@ -229,4 +230,46 @@ func TestSecretPolicy(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.refuses(set(short), "a policy of a minute")
+}
+
+// makeHostVectors is a policy store's history: a token, two hosts that register by it,
+// and all that becomes of them and of their secrets.
+func makeHostVectors(t *testing.T) vectors {
+	h := newHistory(t, events.Hosts)
+	h.apply(h.tokenEvent(newToken(t)))
+	h.apply(h.byToken("web-1", 1))
+	h.apply(h.byToken("web-2", 2))
+	each := func(decide func(web host.Host, i byte) (host.Change, error)) {
+		var changes []host.Change
+		for i, name := range []string{"web-1", "web-2"} {
+			web, _ := h.state.Host(name)
+			c, err := decide(web, byte(i))
+			if err != nil {
+				t.Fatal(err)
+			}
+			changes = append(changes, c)
+		}
+		h.apply(h.hostsEvent(changes...))
+	}
+	see := func(generation uint64) {
+		each(func(web host.Host, i byte) (host.Change, error) {
+			return web.See([]host.Instance{{ID: host.InstanceID{i + 1}, Seen: day, Generation: generation, Keeps: true}})
+		})
+	}
+	see(1)
+	each(func(web host.Host, i byte) (host.Change, error) {
+		return web.Offer(keystore.NewKey{KID: kid(0x60 + uint64(i)), Created: day}, day)
+	})
+	see(2)
+	each(func(web host.Host, _ byte) (host.Change, error) { return web.Retire(day) })
+	each(func(web host.Host, _ byte) (host.Change, error) { return web.Expire(day, day.Add(48*time.Hour)) })
+	v := vectors{
+		About: "Keytide event log of a policy store, events/SPEC.md; every record is by the key of ledger.json",
+		Seed:  hex.EncodeToString(private.Seed()), Public: hex.EncodeToString(public),
+		Values: []vectorValue{}, Refused: []vectorRefused{},
+	}
+	for _, rec := range h.records {
+		v.History = append(v.History, vectorOf(t, rec))
+	}
+	return v
 }

@@ -149,6 +149,7 @@ func TestVectors(t *testing.T) {
 	testVectors(t, "ledger.json", makeVectors(t))
 	testVectors(t, "members.json", makeMemberVectors(t))
 	testVectors(t, "epochs.json", makeEpochVectors(t))
+	testVectors(t, "hosts.json", makeHostVectors(t))
 }
 
 // testVectors compares a file with what this program makes, and reads it back.
