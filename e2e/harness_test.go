@@ -276,7 +276,12 @@ func (s *site) host(tb testing.TB, name string) string {
 // eventually waits until check returns nil.
 func eventually(tb testing.TB, what string, check func() error) {
 	tb.Helper()
-	deadline := time.Now().Add(patience)
+	eventuallyWithin(tb, patience, what, check)
+}
+
+func eventuallyWithin(tb testing.TB, limit time.Duration, what string, check func() error) {
+	tb.Helper()
+	deadline := time.Now().Add(limit)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -285,7 +290,7 @@ func eventually(tb testing.TB, what string, check func() error) {
 			return
 		}
 		if time.Now().After(deadline) {
-			tb.Fatalf("%s: not within %v: %v", what, patience, err)
+			tb.Fatalf("%s: not within %v: %v", what, limit, err)
 		}
 		<-tick.C
 	}
