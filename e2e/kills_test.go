@@ -25,8 +25,11 @@ const killPatience = 3 * time.Minute
 type killing struct {
 	*deployment
 	load  *load
+	apps  []string // URLs
 	users *crowd
-	r     *rand.Rand
+	// newest is the version of ring sso.
+	newest uint64
+	r      *rand.Rand
 	// victims draws the regions whose servers die together.
 	victims func(*rand.Rand) []string
 	// beside, if set, goes on while servers die, as changes of the core's membership;
@@ -44,13 +47,18 @@ func newKilling(t *testing.T, victims func(*rand.Rand) []string) *killing {
 	k := &killing{deployment: deploy(t), r: rand.New(rand.NewPCG(seed, 0)), victims: victims}
 	k.sites["eu"].keytide(t, "ring", "create", "sso", "--min-interval", "0s", "--reason", "rollovers in quick succession", "--yes")
 	k.awaitEven(t)
+	k.newest = k.sites["eu"].ring(t).Version
 	k.load = newLoad(t, k.deployment)
-	var apps []string
 	for _, region := range []string{"eu", "us"} {
 		s := k.sites[region]
-		apps = append(apps, startWebapp(t, s.output, s.host(t, "web-"+region)))
+		k.apps = append(k.apps, startWebapp(t, s.output, s.host(t, "web-"+region)))
 	}
-	k.users = startCrowd(t, 4, apps...)
+	k.users = startCrowd(t, 4, k.apps...)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("users complain: %q", k.users.refused) // they have gone home before
+		}
+	})
 	awaitRequests(t, k.users, 20)
 	return k
 }
@@ -68,6 +76,9 @@ func (k *killing) round(t *testing.T, round int) {
 		}
 	}()
 	k.load.awaitAnswers(t, 12)
+	if k.agentsEven(t) {
+		k.load.rollSSO(k.r)
+	}
 	<-time.After(time.Duration(k.r.IntN(400)) * time.Millisecond) // the moment is what is random here
 	victims := k.victims(k.r)
 	for _, region := range victims {
@@ -91,10 +102,26 @@ func (k *killing) round(t *testing.T, round int) {
 	k.awaitWell(t)
 	k.awaitEven(t)
 	k.load.check(t, allRegions[k.r.IntN(len(allRegions))])
+	k.newest = k.sites["eu"].ring(t).Version
 	k.load.askAgain(t, k.r, 8)
 	awaitRequests(t, k.users, 10)
 	asked, answered, _ := k.load.tally()
 	t.Logf("round %d: %v killed; changes go on after %v; %d of %d acknowledged so far", round, victims, writable.Round(10*time.Millisecond), answered, asked)
+}
+
+// agentsEven reports whether every application has the newest ring. One whose server died
+// waits for up to half a minute before it asks there again; real rollovers are further
+// apart than that.
+func (k *killing) agentsEven(t *testing.T) bool {
+	t.Helper()
+	for _, app := range k.apps {
+		got, err := application(app)()
+		must(t, err)
+		if got.State != "fresh" || got.Version != k.newest {
+			return false
+		}
+	}
+	return true
 }
 
 // awaitWell waits until every server says that it is fresh. One that says forked or

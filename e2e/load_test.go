@@ -26,9 +26,9 @@ import (
 const loadRing = "load"
 
 // A load is administrators at work at every server of a deployment at once: rollovers
-// of two rings, of which ring sso waits for every server's word each time, and new
-// trusted hosts. Who gets no answer asks again, with the same request id, at another
-// server, until one answers.
+// of ring load, new trusted hosts, and now and then a rollover of ring sso, which users
+// depend on. Who gets no answer asks again, with the same request id, at another server,
+// until one answers.
 type load struct {
 	d      *deployment
 	admins map[string]*admin // by region
@@ -164,18 +164,28 @@ func (l *load) work(region string, r *rand.Rand) {
 func (l *load) draw(r *rand.Rand) *change {
 	id := ulid.Make().String()
 	c := &change{Request: id, Reason: id}
-	switch k := r.IntN(10); {
-	case k < 2:
+	if r.IntN(5) == 0 {
 		c.path, c.body = "/v1/hosts", map[string]any{"name": "web-" + strings.ToLower(id), "rings": []string{loadRing}}
-	case k < 4:
-		c.path, c.ring = "/v1/rings/sso/rollover", "sso"
-	default:
+	} else {
 		c.path, c.ring, c.body = "/v1/rings/"+loadRing+"/rollover", loadRing, map[string]any{"force": true}
 	}
+	l.add(c)
+	return c
+}
+
+func (l *load) add(c *change) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.asked[id] = c
-	return c
+	l.asked[c.Request] = c
+}
+
+// rollSSO asks for a rollover of ring sso at a server, beside the rest.
+func (l *load) rollSSO(r *rand.Rand) {
+	id := ulid.Make().String()
+	c := &change{Request: id, Reason: id, path: "/v1/rings/sso/rollover", ring: "sso"}
+	l.add(c)
+	region, seed := allRegions[r.IntN(len(allRegions))], r.Uint64()
+	l.done.Go(func() { l.settle(c, region, rand.New(rand.NewPCG(seed, 0))) })
 }
 
 // settle asks for a change until it is answered, first at one region's server and then

@@ -28,6 +28,10 @@ func TestMain(m *testing.M) {
 		childMain(dir)
 		return
 	}
+	if order := os.Getenv(stepsOrder); order != "" {
+		stepsMain(order)
+		return
+	}
 	// The server's access-time goroutine must not be born in a bubble.
 	ats.Register()
 	os.Exit(m.Run())
@@ -38,6 +42,7 @@ func TestMain(m *testing.M) {
 type core struct {
 	tb     testing.TB
 	dir    string
+	listen string // where clients may connect; empty: nowhere
 	key    ed25519.PrivateKey
 	pin    replication.Pin
 	bus    *bus.Bus
@@ -51,9 +56,11 @@ type core struct {
 var bucket = events.BucketName(events.Keys, "main", 1)
 
 // newCore starts a core and founds its ledger.
-func newCore(tb testing.TB) *core {
+func newCore(tb testing.TB) *core { return newCoreAt(tb, "") }
+
+func newCoreAt(tb testing.TB, listen string) *core {
 	tb.Helper()
-	c := &core{tb: tb, dir: storeDir(tb), key: replication.NewKey(tb)}
+	c := &core{tb: tb, dir: storeDir(tb), listen: listen, key: replication.NewKey(tb)}
 	c.start()
 	var err error
 	if c.ledger, err = ledger.Create(tb.Context(), c.js, ledger.Config{Bucket: bucket}); err != nil {
@@ -72,7 +79,7 @@ func (c *core) busDir() string { return filepath.Join(c.dir, "bus") }
 func (c *core) start() {
 	c.tb.Helper()
 	var err error
-	if c.bus, err = bus.Start(bus.Config{StoreDir: c.busDir(), ServerName: "ps-1", MaxStore: 2 << 30}); err != nil {
+	if c.bus, err = bus.Start(bus.Config{StoreDir: c.busDir(), ServerName: "ps-1", MaxStore: 2 << 30, Listen: c.listen}); err != nil {
 		c.tb.Fatal(err)
 	}
 	if c.js, c.nc, err = c.bus.JetStream("test"); err != nil {

@@ -264,6 +264,7 @@ func (m *Member) takeEntry(ctx context.Context, a *assembler, e events.Entry, en
 // fsync. A disk that does not take it holds everything up: beacons too, so the
 // replica turns stale.
 func (m *Member) takePart(ctx context.Context, a *assembler, p *part) error {
+	m.step("taken")
 	if p.show {
 		if err := m.replica.show(p); err != nil {
 			m.forked(a, fmt.Sprintf("the replica's own file does not go on: %v", err))
@@ -271,6 +272,7 @@ func (m *Member) takePart(ctx context.Context, a *assembler, p *part) error {
 		}
 		m.noteStanding()
 	}
+	m.step("shown")
 	m.pending = p
 	return m.writePending(ctx)
 }
@@ -289,6 +291,7 @@ func (m *Member) writePending(ctx context.Context) error {
 			}
 			continue
 		}
+		m.step("written")
 		m.clear(alarmID{AlarmDisk, ""})
 		if m.pending.show {
 			m.tellApplied(m.pending)

@@ -391,6 +391,9 @@ func (s *shelf) put(tb testing.TB, p *part) {
 	}
 }
 
+// AtSteps has fn called with the name of each step of a change.
+func AtSteps(cfg *MemberConfig, fn func(step string)) { cfg.step = fn }
+
 // FillDisk makes the replica's file refuse to grow, until mend is called.
 func FillDisk(tb testing.TB, r *Replica) (mend func()) {
 	tb.Helper()

@@ -93,6 +93,8 @@ type MemberConfig struct {
 	Hosts func() []events.HostApplied
 	// Seed is that of jitter. If zero, it is drawn.
 	Seed uint64
+
+	step func(string) // if set, called with the name of each step of a change: tests die there
 }
 
 func (c *MemberConfig) fill() error {
@@ -233,6 +235,12 @@ func (m *Member) Replica() *Replica { return m.replica }
 
 // Alarms returns what is wrong and what has been wrong of late, oldest first.
 func (m *Member) Alarms() []Alarm { return m.alarms.all() }
+
+func (m *Member) step(name string) {
+	if m.cfg.step != nil {
+		m.cfg.step(name)
+	}
+}
 
 // now reads the clock that does not jump.
 func (m *Member) now() time.Time { return m.base.Add(time.Since(m.base)) }

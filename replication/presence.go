@@ -172,7 +172,9 @@ func (m *Member) putRecord(ctx context.Context, state events.ServerState) {
 		m.logger.Error("own record", "err", err)
 		return
 	}
+	m.step("record")
 	if err := m.log.PutRecord(ctx, m.id.Server, value); err != nil && ctx.Err() == nil {
 		m.logger.Warn("own record", "err", err)
 	}
+	m.step("recorded")
 }

@@ -61,7 +61,11 @@ func (m *Member) settle(ctx context.Context, b events.Batch) (landed bool, err e
 func (m *Member) append(ctx context.Context, b events.Batch) error {
 	ctx, cancel := context.WithTimeout(ctx, m.cfg.SendTimeout)
 	defer cancel()
+	m.step("sending")
 	_, err := m.log.Append(ctx, b)
+	if err == nil {
+		m.step("stored")
+	}
 	return err
 }
 

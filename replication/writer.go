@@ -155,6 +155,7 @@ func (m *Member) commit(ctx context.Context, req *commitRequest) (Receipt, error
 		if err := m.writable(); err != nil {
 			return Receipt{}, err
 		}
+		m.step("asked")
 		d, err := m.draft(req.decide)
 		if err != nil {
 			return Receipt{}, err
@@ -168,9 +169,11 @@ func (m *Member) commit(ctx context.Context, req *commitRequest) (Receipt, error
 		if !req.send(d.event.ID) {
 			return Receipt{}, fmt.Errorf("%w: the caller has gone", events.ErrUnavailable)
 		}
+		m.step("drafted")
 		landed, err := m.settle(ctx, d.batch)
 		switch {
 		case landed:
+			m.step("landed")
 			return m.receipt(d.event), nil
 		case err == nil || errors.Is(err, errLost):
 			req.unsent()
@@ -239,6 +242,7 @@ func (m *Member) held(ctx context.Context, res commitResult) (Receipt, error) {
 		_, changed := m.views.watch()
 		ids, wait := m.holders(res.receipt.N)
 		if !wait {
+			m.step("held")
 			res.receipt.HeldBy = append(res.receipt.HeldBy, ids...)
 			return res.receipt, nil
 		}
