@@ -389,6 +389,13 @@ func (l *link) isMute() bool {
 }
 
 func (l *link) Append(ctx context.Context, b events.Batch) (events.Revision, error) {
+	l.still()
+	defer l.still()       // the answer waits, too
+	if ctx.Err() != nil { // it was frozen meanwhile: what it had in hand goes out all the same
+		late, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		ctx = late
+	}
 	l.mu.Lock()
 	fn := l.append
 	l.mu.Unlock()

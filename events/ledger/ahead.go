@@ -51,8 +51,8 @@ func (l *Ledger) ahead(ctx context.Context, from Revision, f *follower) {
 // takeAhead hands a message over, unless it was. It reports false at the end, or where
 // something is odd: then the consumer goes on.
 func (f *follower) takeAhead(msg *nats.Msg) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.turn <- struct{}{}
+	defer func() { <-f.turn }()
 	sequence, err := strconv.ParseUint(msg.Header.Get(jetstream.SequenceHeader), 10, 64)
 	if f.closed || err != nil {
 		return false

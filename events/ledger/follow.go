@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -48,7 +47,7 @@ func (l *Ledger) Follow(ctx context.Context, from Revision, each func(Entry) err
 	// two of the steps below must not go unnoticed.
 	broken := l.nc.StatusChanged(nats.DISCONNECTED, nats.RECONNECTING, nats.CLOSED)
 	defer l.nc.RemoveStatusListener(broken)
-	f := &follower{bucket: l.bucket, each: each, ended: make(chan error, 1)}
+	f := &follower{bucket: l.bucket, each: each, ended: make(chan error, 1), turn: make(chan struct{}, 1)}
 	ahead, stopAhead := context.WithTimeout(ctx, createTimeout)
 	aheadDone := make(chan struct{})
 	go func() {
@@ -103,7 +102,9 @@ type follower struct {
 	each   func(Entry) error
 	ended  chan error // gets the first reason to end; holds one
 
-	mu     sync.Mutex // held while each runs, so that close waits for it
+	// turn is full while each runs, so that close waits for it. It guards the fields
+	// below as a mutex would, whose waiters keep a bubble's time from passing.
+	turn   chan struct{}
 	closed bool
 	count  uint64   // messages that the consumer has brought
 	last   Revision // of the newest of them
@@ -119,14 +120,14 @@ func (f *follower) end(err error) {
 
 // close returns when each is not running, and never will again.
 func (f *follower) close() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.turn <- struct{}{}
+	defer func() { <-f.turn }()
 	f.closed = true
 }
 
 func (f *follower) take(msg jetstream.Msg) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.turn <- struct{}{}
+	defer func() { <-f.turn }()
 	if f.closed {
 		return
 	}
