@@ -86,6 +86,7 @@ type Registration struct {
 	Host    string   // the name that the host shall have
 	Token   HostToken
 	ID      RegistrationID
+	Region  string // where the agent stands, for its host file; may be empty
 
 	// Proxy chooses an HTTP CONNECT proxy, as in http.Transport. If nil, none.
 	Proxy func(*http.Request) (*url.URL, error)
@@ -104,6 +105,11 @@ func (r Registration) check() error {
 	}
 	if err := keystore.CheckName(r.Host); err != nil {
 		faults = append(faults, fmt.Errorf("host name %q: %w", r.Host, err))
+	}
+	if r.Region != "" {
+		if err := keystore.CheckName(r.Region); err != nil {
+			faults = append(faults, fmt.Errorf("region %q: %w", r.Region, err))
+		}
 	}
 	if r.Token.secret.IsZero() || r.ID == (RegistrationID{}) {
 		faults = append(faults, errors.New("token or id is missing"))
@@ -187,7 +193,10 @@ func (r Registration) ask(ctx context.Context, client *http.Client, server strin
 	if err != nil {
 		return HostFile{}, fmt.Errorf("%s: %w", server, err)
 	}
-	file := HostFile{Servers: given.Servers, CA: []byte(given.CA), Host: given.Host, KID: given.KID, Secret: given.Secret.Material}
+	if checkRegions(given.Servers, given.Regions) != nil {
+		given.Regions = nil // as in a state: what cannot be read is not known
+	}
+	file := HostFile{Servers: given.Servers, Regions: given.Regions, Region: r.Region, CA: []byte(given.CA), Host: given.Host, KID: given.KID, Secret: given.Secret.Material}
 	if err := file.Check(); err != nil {
 		return HostFile{}, fmt.Errorf("%s: what it gave: %w", server, err)
 	}

@@ -49,6 +49,7 @@ type Registered struct {
 	Secret  keystore.Material
 	Rings   []keystore.RingName
 	Servers []string
+	Regions []string // of Servers, in their order; or none
 	CA      []byte
 }
 
@@ -99,7 +100,7 @@ func (h *registerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	answer, err := request.Answer(wire.Registered{
 		Host: request.Host, KID: given.Secret.KID(), Secret: wire.Bytes{Material: given.Secret},
-		Rings: given.Rings, Servers: given.Servers, CA: string(given.CA),
+		Rings: given.Rings, Servers: given.Servers, Regions: given.Regions, CA: string(given.CA),
 	})
 	if err != nil {
 		h.out.Error("sealing a registration", "host", request.Host, "err", err)

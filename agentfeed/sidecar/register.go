@@ -21,6 +21,7 @@ type register struct {
 	servers   []string
 	ca        string
 	host      string
+	region    string
 	out       string
 	ifNeeded  bool
 	timeout   time.Duration
@@ -57,6 +58,7 @@ Exit codes: 0 done, 1 failed or not allowed, 2 used wrongly, 3 refused because u
 	cmd.Flags().StringSliceVar(&r.servers, "server", nil, "a policy server's feed, `URL`; may be given again")
 	cmd.Flags().StringVar(&r.ca, "ca", "", "the `FILE` of the CA to trust, PEM")
 	cmd.Flags().StringVar(&r.host, "name", "", "the trusted `HOST`'s name (default: the machine's, up to the first dot)")
+	cmd.Flags().StringVar(&r.region, "region", "", "where the agent stands: servers of this `REGION` are asked first")
 	cmd.Flags().StringVar(&r.out, "out", "", "the host `FILE` to write")
 	cmd.Flags().BoolVar(&r.ifNeeded, "if-needed", false, "do nothing if the host file is there")
 	cmd.Flags().DurationVar(&r.timeout, "timeout", 2*time.Minute, "how long to try")
@@ -117,7 +119,7 @@ func (r *register) run(ctx context.Context, env Env) error {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
 	file, err := agentfeed.Register(ctx, agentfeed.Registration{
-		Servers: r.servers, CA: ca, Host: r.host, Token: token, ID: id, Proxy: env.Proxy,
+		Servers: r.servers, CA: ca, Host: r.host, Token: token, ID: id, Region: r.region, Proxy: env.Proxy,
 	})
 	if err != nil {
 		return fmt.Errorf("host %s is not registered: %w", r.host, err)

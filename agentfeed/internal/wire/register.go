@@ -174,6 +174,7 @@ type Registered struct {
 	Secret  Bytes               `json:"secret"`
 	Rings   []keystore.RingName `json:"rings"`
 	Servers []string            `json:"servers"`
+	Regions []string            `json:"regions,omitempty"` // of Servers, in their order; or none
 	CA      string              `json:"ca"`
 }
 

@@ -287,8 +287,8 @@ func (r registrar) given(req hub.Registration) (hub.Registered, error) {
 	if err != nil {
 		return hub.Registered{}, err
 	}
-	servers, _ := r.source.servers()
-	return hub.Registered{Secret: m, Rings: slices.Clone(h.Rings), Servers: servers, CA: r.source.ca}, nil
+	servers, regions := r.source.servers()
+	return hub.Registered{Secret: m, Rings: slices.Clone(h.Rings), Servers: servers, Regions: regions, CA: r.source.ca}, nil
 }
 
 // sealSecret wraps a host's new secret for the ledger.
