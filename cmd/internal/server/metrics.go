@@ -24,7 +24,7 @@ var (
 	metricAge     = metric("keytide_beacon_age_seconds", "Age of the newest beacon.", "ledger")
 	metricAlarms  = metric("keytide_alarms", "Alarms that stand.", "ledger")
 	metricAgents  = metric("keytide_agents_connected", "Agents' streams that are open.")
-	metricBehind  = metric("keytide_agents_behind", "Open streams that have not been given the newest state.")
+	metricBehind  = metric("keytide_agents_behind", "Agents that have not been given the newest state, do not report in time that they use it, or report outputs that fail.")
 	metricTickets = metric("keytide_session_tickets_total", "Session tickets sealed, opened and refused here.", "result")
 	metricRing    = metric("keytide_ring_version", "Version of the ring.", "ring")
 	metricRefuse  = metric("keytide_admin_requests_refused_total", "Requests to the admin API that came without a good token.", "why")
