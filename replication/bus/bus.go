@@ -1,6 +1,8 @@
 package bus
 
 import (
+	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -8,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -71,10 +74,20 @@ func (c Config) check() error {
 
 // A Bus is a running embedded NATS server. Its methods are safe for concurrent use.
 type Bus struct {
-	srv  *server.Server
-	lock *dirLock
-	gate *gate // of a core; nil: there is no authentication
-	done chan struct{}
+	cfg       Config // with the ports that the server was given
+	lock      *dirLock
+	gate      *gate // of a core; nil: there is no authentication
+	clientURL string
+	client    *net.TCPAddr // nil: no port
+	log       *slog.Logger
+
+	done     chan struct{} // closed when the server has stopped for good
+	stop     context.CancelFunc
+	attended sync.WaitGroup // what ends after stop
+
+	mu    sync.Mutex     // guards the fields below
+	srv   *server.Server // nil while it is apart from the rest of its core, and when it has stopped
+	ended bool           // done is closed
 }
 
 // Start locks the store directory and starts the server on it. It returns when the
@@ -91,21 +104,81 @@ func Start(cfg Config) (*Bus, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Bus{lock: lock, done: make(chan struct{})}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	b := &Bus{cfg: cfg, lock: lock, log: cfg.Logger.With("part", "core"), done: make(chan struct{})}
 	if cfg.Core != nil {
-		b.gate = &gate{}
+		b.gate = &gate{inner: rand.Text()}
 		b.gate.set(cfg.Core.Users)
 	}
 	srv, err := startServer(cfg, b.gate)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("bus: store directory %s: %w", cfg.StoreDir, err), lock.release())
 	}
+	b.keepAddresses(srv)
+	b.runs(srv)
+	ctx, stop := context.WithCancel(context.Background())
+	b.stop = stop
+	if cfg.Core != nil && len(cfg.Core.Peers) > 1 {
+		b.attended.Go(func() { b.attend(ctx) })
+	}
+	return b, nil
+}
+
+// keepAddresses has a server that comes back listen where it did before, whatever port
+// it asked for.
+func (b *Bus) keepAddresses(srv *server.Server) {
+	addr, ok := srv.Addr().(*net.TCPAddr)
+	if !ok {
+		return
+	}
+	b.client, b.clientURL = addr, srv.ClientURL()
+	b.cfg.Listen = withPort(b.cfg.Listen, addr)
+	if routes := srv.ClusterAddr(); b.cfg.Core != nil && routes != nil {
+		core := *b.cfg.Core
+		core.Routes = withPort(core.Routes, routes)
+		b.cfg.Core = &core
+	}
+}
+
+func withPort(listen string, addr *net.TCPAddr) string {
+	host, _, err := net.SplitHostPort(listen)
+	if err != nil {
+		return listen
+	}
+	return net.JoinHostPort(host, strconv.Itoa(addr.Port))
+}
+
+// runs notes which server runs, and notices when that one stops by itself.
+func (b *Bus) runs(srv *server.Server) {
+	b.mu.Lock()
 	b.srv = srv
+	b.mu.Unlock()
 	go func() {
 		srv.WaitForShutdown()
-		close(b.done)
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.srv == srv {
+			b.srv = nil
+			b.end()
+		}
 	}()
-	return b, nil
+}
+
+// end says that the server has stopped for good. The caller holds mu.
+func (b *Bus) end() {
+	if !b.ended {
+		b.ended = true
+		close(b.done)
+	}
+}
+
+// server is the one that runs; nil while this one is apart from the rest of its core.
+func (b *Bus) server() *server.Server {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.srv
 }
 
 func startServer(cfg Config, gate *gate) (*server.Server, error) {
@@ -207,7 +280,11 @@ func splitListen(listen string) (host string, port int, err error) {
 // runs, and buffers nothing while it is cut off: a write that was buffered could
 // land after its author was told that it is lost. The caller closes it.
 func (b *Bus) Connect(name string) (*nats.Conn, error) {
-	nc, err := nats.Connect("", nats.InProcessServer(b.srv), nats.Name(name),
+	srv := b.server()
+	if srv == nil {
+		return nil, fmt.Errorf("bus: connect %s: the server does not run", name)
+	}
+	nc, err := nats.Connect("", nats.InProcessServer(srv), nats.Name(name),
 		nats.ReconnectBufSize(-1), nats.MaxReconnects(-1),
 		nats.ReconnectWait(200*time.Millisecond), nats.ReconnectJitter(50*time.Millisecond, 50*time.Millisecond))
 	if err != nil {
@@ -232,29 +309,32 @@ func (b *Bus) JetStream(name string) (jetstream.JetStream, *nats.Conn, error) {
 }
 
 // ClientURL is the address for NATS clients; empty if the bus has no port.
-func (b *Bus) ClientURL() string {
-	if b.srv.Addr() == nil {
-		return ""
-	}
-	return b.srv.ClientURL()
-}
+func (b *Bus) ClientURL() string { return b.clientURL }
 
 // RoutesAddr is where the server waits for the core's other servers; empty if it
 // stands alone.
 func (b *Bus) RoutesAddr() string {
-	if addr := b.srv.ClusterAddr(); addr != nil {
-		return addr.String()
+	if b.cfg.Core == nil || len(b.cfg.Core.Peers) == 1 {
+		return ""
 	}
-	return ""
+	return b.cfg.Core.Routes
 }
 
-// Done is closed when the server has stopped, by Close or by itself.
+// Done is closed when the server has stopped for good, by Close or by itself.
 func (b *Bus) Done() <-chan struct{} { return b.done }
 
 // Close stops the server, waits until it has, and gives the directory free. A
 // second call does nothing.
 func (b *Bus) Close() error {
-	b.srv.Shutdown()
+	b.stop()
+	b.attended.Wait()
+	if srv := b.server(); srv != nil {
+		srv.Shutdown()
+	} else {
+		b.mu.Lock()
+		b.end()
+		b.mu.Unlock()
+	}
 	<-b.done
 	return b.lock.release()
 }

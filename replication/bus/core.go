@@ -29,9 +29,10 @@ const (
 )
 
 // The accounts of a core: ledgers and their clients are in one, the servers' own
-// talk in the other, which no client enters.
+// talk in the other, which no client from outside enters.
 const (
 	keysAccount = "KEYS"
+	sysAccount  = "SYS"
 	accounts    = "accounts { KEYS { jetstream: enabled }, SYS {} }\nsystem_account: SYS\n"
 )
 

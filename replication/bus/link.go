@@ -169,14 +169,13 @@ func (d *ownDialer) Dial(network, address string) (net.Conn, error) {
 
 // loopback is where this machine reaches the server.
 func (b *Bus) loopback() string {
-	addr, ok := b.srv.Addr().(*net.TCPAddr)
-	if !ok {
+	if b.client == nil {
 		return ""
 	}
-	if addr.IP.IsUnspecified() {
-		return net.JoinHostPort("127.0.0.1", strconv.Itoa(addr.Port))
+	if b.client.IP.IsUnspecified() {
+		return net.JoinHostPort("127.0.0.1", strconv.Itoa(b.client.Port))
 	}
-	return addr.String()
+	return b.client.String()
 }
 
 // JetStream is that of the link's connection.

@@ -1,0 +1,245 @@
+package bus
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// A server that is cut off from the rest of its core would stand for election again and
+// again, with a higher term each time, and the others would have to elect a leader anew
+// when it is back. So it leaves: it stops while it hears from no majority, and comes back
+// as the follower that it was. What it has on its disk stays as it is.
+
+const (
+	callSubject  = "keytide.core.call"
+	judgeEvery   = 100 * time.Millisecond
+	probeEvery   = 200 * time.Millisecond
+	probeLimit   = 2 * time.Second
+	restartFirst = time.Second
+	restartMost  = 15 * time.Second
+)
+
+// apartGreeting answers whoever connects to the routes port of a server that has left:
+// NATS servers read it as an error and try again later, ours as a sign of life.
+const apartGreeting = "-ERR 'apart from the core, waiting for a majority'\r\n"
+
+// attend keeps the server among the others of its core while it hears from a majority,
+// until ctx ends.
+func (b *Bus) attend(ctx context.Context) {
+	s := newSight(b.cfg.ServerName, b.cfg.Core.Peers)
+	for srv := b.server(); ctx.Err() == nil; srv = b.server() {
+		if srv == nil {
+			return // it has stopped by itself
+		}
+		if err := b.hear(ctx, srv, s); err != nil {
+			b.log.Error("the other servers of the core cannot be heard: this one stays whatever happens", "err", err)
+			return
+		}
+		if ctx.Err() != nil || !b.leave(srv) {
+			return
+		}
+		s.leaves(time.Now())
+		b.await(ctx, s)
+		b.comeBack(ctx)
+		s.reset()
+	}
+}
+
+// hear calls the other servers and listens to their calls until a majority has been
+// silent for too long, or ctx ends.
+func (b *Bus) hear(ctx context.Context, srv *server.Server, s *sight) error {
+	nc, err := nats.Connect("", nats.InProcessServer(srv), nats.Name("core"), nats.Token(b.gate.inner), nats.NoReconnect())
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	calls := make(chan *nats.Msg, 64)
+	sub, err := nc.ChanSubscribe(callSubject, calls)
+	if err != nil {
+		return err
+	}
+	defer sub.Unsubscribe()
+	call, judge := time.NewTicker(callEvery), time.NewTicker(judgeEvery)
+	defer call.Stop()
+	defer judge.Stop()
+	for started := time.Now(); ; {
+		select {
+		case m := <-calls:
+			s.hear(string(m.Data), time.Now())
+		case <-call.C:
+			if err := nc.Publish(callSubject, []byte(b.cfg.ServerName)); err != nil {
+				if !srv.Running() {
+					return nil
+				}
+				return err
+			}
+		case <-judge.C:
+			// Calls that have come are heard first.
+			if len(calls) == 0 && s.leave(time.Now(), started, leadsAll(srv)) {
+				return nil
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// leadsAll reports whether the server leads every group of servers that it belongs to.
+func leadsAll(srv *server.Server) bool {
+	leads := false
+	for _, account := range []string{sysAccount, keysAccount} {
+		status := srv.Raftz(&server.RaftzOptions{AccountFilter: account})
+		if status == nil {
+			continue
+		}
+		for _, group := range (*status)[account] {
+			if group.Leader != group.ID {
+				return false
+			}
+			leads = true
+		}
+	}
+	return leads
+}
+
+// leave stops the server; false: it has stopped by itself.
+func (b *Bus) leave(srv *server.Server) bool {
+	b.mu.Lock()
+	if b.srv != srv {
+		b.mu.Unlock()
+		return false
+	}
+	b.srv = nil
+	b.mu.Unlock()
+	b.log.Warn("this core server hears from no majority of the core: it leaves until it does")
+	srv.Shutdown()
+	srv.WaitForShutdown()
+	return true
+}
+
+// await returns when a majority answers, or ctx ends. Meanwhile it answers others that
+// wait as well.
+func (b *Bus) await(ctx context.Context, s *sight) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var aside sync.WaitGroup
+	defer aside.Wait()
+	defer cancel()
+	aside.Go(func() { b.greet(ctx) })
+	alive := make(chan string)
+	for _, p := range b.cfg.Core.Peers {
+		if p.Server != b.cfg.ServerName {
+			aside.Go(func() { probe(ctx, p, alive) })
+		}
+	}
+	for judge := time.NewTicker(judgeEvery); ; {
+		select {
+		case other := <-alive:
+			s.hear(other, time.Now())
+		case <-judge.C:
+		case <-ctx.Done():
+			judge.Stop()
+			return
+		}
+		if s.back(time.Now()) {
+			judge.Stop()
+			return
+		}
+	}
+}
+
+// probe tells of every time that a server answers at the address of its routes.
+func probe(ctx context.Context, p Peer, alive chan<- string) {
+	for ctx.Err() == nil {
+		if answers(ctx, p.Routes) {
+			select {
+			case alive <- p.Server:
+			case <-ctx.Done():
+			}
+		}
+		select {
+		case <-time.After(probeEvery):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// answers reports whether a server of a core is at an address. It speaks first, before
+// anybody has proven anything: who only pretends to be one gains nothing, because the
+// servers find out when they connect in earnest.
+func answers(ctx context.Context, address string) bool {
+	conn, err := (&net.Dialer{Timeout: probeLimit}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	if conn.SetDeadline(time.Now().Add(probeLimit)) != nil {
+		return false
+	}
+	buf := make([]byte, len("INFO "))
+	for n := 0; n < len(buf); {
+		m, err := conn.Read(buf[n:])
+		if n += m; err != nil {
+			break
+		}
+	}
+	return bytes.Equal(buf, []byte("INFO ")) || bytes.HasPrefix([]byte(apartGreeting), buf)
+}
+
+// greet answers at the address of the routes until ctx ends.
+func (b *Bus) greet(ctx context.Context) {
+	var l net.Listener
+	for {
+		var err error
+		if l, err = net.Listen("tcp", b.cfg.Core.Routes); err == nil {
+			break
+		}
+		b.log.Warn("other core servers that wait cannot find this one", "err", err)
+		select {
+		case <-time.After(restartFirst):
+		case <-ctx.Done():
+			return
+		}
+	}
+	defer context.AfterFunc(ctx, func() { l.Close() })()
+	defer l.Close()
+	for {
+		conn, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			continue // of one connection
+		}
+		conn.SetDeadline(time.Now().Add(probeLimit))
+		conn.Write([]byte(apartGreeting))
+		conn.Close()
+	}
+}
+
+// comeBack starts the server again. What stands in the way may end; so it goes on trying
+// until ctx ends.
+func (b *Bus) comeBack(ctx context.Context) {
+	for wait := restartFirst; ctx.Err() == nil; wait = min(2*wait, restartMost) {
+		srv, err := startServer(b.cfg, b.gate)
+		if err == nil {
+			b.runs(srv)
+			b.log.Info("this core server is back: it hears from the others")
+			return
+		}
+		b.log.Error("this core server cannot come back", "err", fmt.Errorf("store directory %s: %w", b.cfg.StoreDir, err))
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+	}
+}
