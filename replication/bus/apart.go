@@ -1,8 +1,8 @@
 package bus
 
 import (
-	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -92,24 +92,6 @@ func (b *Bus) hear(ctx context.Context, srv *server.Server, s *sight) error {
 	}
 }
 
-// leadsAll reports whether the server leads every group of servers that it belongs to.
-func leadsAll(srv *server.Server) bool {
-	leads := false
-	for _, account := range []string{sysAccount, keysAccount} {
-		status := srv.Raftz(&server.RaftzOptions{AccountFilter: account})
-		if status == nil {
-			continue
-		}
-		for _, group := range (*status)[account] {
-			if group.Leader != group.ID {
-				return false
-			}
-			leads = true
-		}
-	}
-	return leads
-}
-
 // leave stops the server; false: it has stopped by itself.
 func (b *Bus) leave(srv *server.Server) bool {
 	b.mu.Lock()
@@ -137,7 +119,7 @@ func (b *Bus) await(ctx context.Context, s *sight) {
 	alive := make(chan string)
 	for _, p := range b.cfg.Core.Peers {
 		if p.Server != b.cfg.ServerName {
-			aside.Go(func() { probe(ctx, p, alive) })
+			aside.Go(func() { b.cfg.Core.probe(ctx, p, alive) })
 		}
 	}
 	for judge := time.NewTicker(judgeEvery); ; {
@@ -157,9 +139,9 @@ func (b *Bus) await(ctx context.Context, s *sight) {
 }
 
 // probe tells of every time that a server answers at the address of its routes.
-func probe(ctx context.Context, p Peer, alive chan<- string) {
+func (c *Core) probe(ctx context.Context, p Peer, alive chan<- string) {
 	for ctx.Err() == nil {
-		if answers(ctx, p.Routes) {
+		if c.answers(ctx, p.Routes) {
 			select {
 			case alive <- p.Server:
 			case <-ctx.Done():
@@ -172,27 +154,20 @@ func probe(ctx context.Context, p Peer, alive chan<- string) {
 	}
 }
 
-// answers reports whether a server of a core is at an address. It speaks first, before
-// anybody has proven anything: who only pretends to be one gains nothing, because the
-// servers find out when they connect in earnest.
-func answers(ctx context.Context, address string) bool {
-	conn, err := (&net.Dialer{Timeout: probeLimit}).DialContext(ctx, "tcp", address)
+// answers reports whether a server of the core is at an address: one that runs, or one
+// that has left and waits.
+func (c *Core) answers(ctx context.Context, address string) bool {
+	ctx, cancel := context.WithTimeout(ctx, probeLimit)
+	defer cancel()
+	conn, err := (&tls.Dialer{Config: c.routesTLS()}).DialContext(ctx, "tcp", address)
 	if err != nil {
 		return false
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	if conn.SetDeadline(time.Now().Add(probeLimit)) != nil {
-		return false
-	}
-	buf := make([]byte, len("INFO "))
-	for n := 0; n < len(buf); {
-		m, err := conn.Read(buf[n:])
-		if n += m; err != nil {
-			break
-		}
-	}
-	return bytes.Equal(buf, []byte("INFO ")) || bytes.HasPrefix([]byte(apartGreeting), buf)
+	greeting := make([]byte, 1) // only who has taken our certificate says anything
+	_, err = conn.Read(greeting)
+	return err == nil
 }
 
 // greet answers at the address of the routes until ctx ends.
@@ -212,6 +187,8 @@ func (b *Bus) greet(ctx context.Context) {
 	}
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	defer l.Close()
+	var answering sync.WaitGroup
+	defer answering.Wait()
 	for {
 		conn, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -220,9 +197,12 @@ func (b *Bus) greet(ctx context.Context) {
 		if err != nil {
 			continue // of one connection
 		}
-		conn.SetDeadline(time.Now().Add(probeLimit))
-		conn.Write([]byte(apartGreeting))
-		conn.Close()
+		answering.Go(func() {
+			defer conn.Close()
+			defer context.AfterFunc(ctx, func() { conn.Close() })()
+			conn.SetDeadline(time.Now().Add(probeLimit))
+			tls.Server(conn, b.cfg.Core.routesTLS()).Write([]byte(apartGreeting)) // whoever has gone does not want it
+		})
 	}
 }
 

@@ -144,13 +144,7 @@ func (c *Core) options(cfg Config, opts *server.Options) error {
 	opts.Cluster = server.ClusterOpts{
 		Name: c.Cluster, Host: host, Port: port, Advertise: nowhere, NoAdvertise: true,
 		PingInterval: pingInterval, MaxPingsOut: maxPings, TLSTimeout: tlsTimeout, AuthTimeout: tlsTimeout,
-		TLSConfig: &tls.Config{
-			MinVersion: tls.VersionTLS13, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: c.CAs, RootCAs: c.CAs,
-			GetCertificate: c.certificate,
-			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-				return c.Certificate()
-			},
-		},
+		TLSConfig: c.routesTLS(),
 	}
 	for _, p := range c.Peers {
 		if p.Server != cfg.ServerName {
@@ -158,6 +152,17 @@ func (c *Core) options(cfg Config, opts *server.Options) error {
 		}
 	}
 	return nil
+}
+
+// routesTLS is how the servers of a core prove themselves to each other, either way.
+func (c *Core) routesTLS() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: c.CAs, RootCAs: c.CAs,
+		GetCertificate: c.certificate,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return c.Certificate()
+		},
+	}
 }
 
 func (c *Core) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.Certificate() }

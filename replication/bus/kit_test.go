@@ -24,6 +24,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/keytide/keytide/replication/bus"
+	"github.com/keytide/keytide/replication/wan"
 )
 
 // patience is how long a test waits for what must happen.
@@ -154,12 +155,19 @@ type core struct {
 	configs []bus.Config
 	seed    []byte // of the user who may do everything
 	log     *lockedBuffer
+	net     *wan.Net // between the servers' regions, r-1 and so on; nil: no link can be cut
 }
 
 func startCore(t testing.TB, size int) *core {
 	t.Helper()
+	return startCoreOver(t, size, nil)
+}
+
+// startCoreOver starts a core whose routes go over links of a net.
+func startCoreOver(t testing.TB, size int, net *wan.Net) *core {
+	t.Helper()
 	seed, nkey := newUser(t)
-	c := &core{t: t, log: &lockedBuffer{}, ca: newAuthority(t), seed: seed, users: []bus.User{{Nkey: nkey, Publish: []string{">"}, Subscribe: []string{">"}}}}
+	c := &core{t: t, net: net, log: &lockedBuffer{}, ca: newAuthority(t), seed: seed, users: []bus.User{{Nkey: nkey, Publish: []string{">"}, Subscribe: []string{">"}}}}
 	for i := range size {
 		c.doors = append(c.doors, nil)
 		for range size {
@@ -206,11 +214,22 @@ func (c *core) start(i int) {
 	}
 	c.doors[i][i].lead(client.Host)
 	for from := range c.doors {
-		if from != i {
-			c.doors[from][i].lead(b.RoutesAddr())
+		if from == i {
+			continue
 		}
+		target := b.RoutesAddr()
+		if c.net != nil {
+			link, err := c.net.Link(region(from), region(i), target)
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			target = link.Addr()
+		}
+		c.doors[from][i].lead(target)
 	}
 }
+
+func region(i int) string { return fmt.Sprintf("r-%d", i+1) }
 
 func (c *core) stop(i int) {
 	if c.servers[i] == nil {

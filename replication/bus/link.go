@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -50,7 +52,7 @@ type DialConfig struct {
 	Credentials Credentials
 	// Own is this process's own server, if it is among the URLs, and OwnAddress the
 	// host:port there: it is then reached by loopback, whatever the address means to
-	// others.
+	// others. A link that has left it goes back when it serves again.
 	Own        *Bus
 	OwnAddress string
 	// Logger gets one line a change of the link's state. If nil, none.
@@ -64,6 +66,10 @@ type Link struct {
 	js  jetstream.JetStream
 	log *slog.Logger
 	own string // address of this process's own server; empty: none
+
+	homing atomic.Bool // the next server to connect to is the own one
+	stop   context.CancelFunc
+	homed  sync.WaitGroup // what ends after stop
 
 	mu     sync.Mutex    // guards the fields below
 	fault  error         // why the link is of no use now; nil: it is
@@ -94,6 +100,9 @@ func Dial(cfg DialConfig) (*Link, error) {
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { l.broken(err) }),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { l.broken(err) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { l.refused(err) }))
+	if cfg.Own != nil {
+		opts = append(opts, nats.ReconnectToServer(l.next))
+	}
 	nc, err := nats.Connect(strings.Join(cfg.URLs, ","), opts...)
 	if err != nil {
 		return nil, fmt.Errorf("bus: connect %s: %w", cfg.Name, err)
@@ -103,6 +112,11 @@ func Dial(cfg DialConfig) (*Link, error) {
 	if l.js, err = jetstream.New(nc); err != nil {
 		nc.Close()
 		return nil, fmt.Errorf("bus: connect %s: %w", cfg.Name, err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	l.stop = stop
+	if cfg.Own != nil {
+		l.homed.Go(func() { l.goHome(ctx, cfg.Own) })
 	}
 	return l, nil
 }
@@ -188,7 +202,7 @@ func (l *Link) Reconnect() error { return l.nc.ForceReconnect() }
 // be reached whatever is cut off: that it answers says nothing of the core.
 func (l *Link) Own() bool {
 	u, err := url.Parse(l.nc.ConnectedUrl())
-	return err == nil && l.own != "" && u.Host == l.own
+	return err == nil && l.isOwn(u)
 }
 
 // Server is the URL of the server that the link is connected to; empty: none.
@@ -210,7 +224,11 @@ func (l *Link) Turned() <-chan struct{} {
 }
 
 // Close ends the link.
-func (l *Link) Close() { l.nc.Close() }
+func (l *Link) Close() {
+	l.stop()
+	l.nc.Close()
+	l.homed.Wait()
+}
 
 // judge decides whether the server that the link is connected to will do.
 func (l *Link) judge(nc *nats.Conn) {
