@@ -66,6 +66,9 @@ func (m *Member) takeBeacon(b events.Beacon, applied keystore.N, proves bool) {
 	}
 }
 
+// beatGap is the least time until a beacon that somebody waits for.
+const beatGap = 100 * time.Millisecond
+
 // beat sends the beacon while this server is its holder, and takes it over when it
 // is silent.
 func (m *Member) beat(ctx context.Context) {
@@ -76,6 +79,10 @@ func (m *Member) beat(ctx context.Context) {
 		select {
 		case <-ticker.C:
 		case <-m.wakeBeat:
+			// Many may come back at once: one beacon is for all of them.
+			if !pause(ctx, min(beatGap, m.cfg.BeaconPeriod/4)) {
+				return
+			}
 		case <-ctx.Done():
 			return
 		}

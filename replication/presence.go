@@ -82,6 +82,9 @@ func (m *Member) takeServer(rec events.ServerRecord, live bool) {
 		m.raise(Alarm{Kind: AlarmTwoBoots, Key: events.ServerKey(rec.ID), Why: fmt.Sprintf("another server of this id runs at %s", rec.Address)})
 		wake(m.wakeSelf) // the other one has to learn that this one is here
 	}
+	if live && !self && rec.State == events.Stale {
+		wake(m.wakeBeat) // it has come back, and lacks only a beacon to be fresh
+	}
 }
 
 // forgetServer drops what a server said that is a member no more.

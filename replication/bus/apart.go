@@ -23,6 +23,7 @@ const (
 	judgeEvery   = 100 * time.Millisecond
 	probeEvery   = 200 * time.Millisecond
 	probeLimit   = 2 * time.Second
+	innerLimit   = 10 * time.Second // a connection in memory takes no time, but for a machine that is overrun
 	restartFirst = time.Second
 	restartMost  = 15 * time.Second
 )
@@ -39,9 +40,11 @@ func (b *Bus) attend(ctx context.Context) {
 		if srv == nil {
 			return // it has stopped by itself
 		}
-		if err := b.hear(ctx, srv, s); err != nil {
-			b.log.Error("the other servers of the core cannot be heard: this one stays whatever happens", "err", err)
-			return
+		for err := b.hear(ctx, srv, s); err != nil && srv.Running(); err = b.hear(ctx, srv, s) {
+			b.log.Error("the other servers of the core cannot be heard", "err", err)
+			if !pause(ctx, restartFirst) {
+				return
+			}
 		}
 		if ctx.Err() != nil || !b.leave(srv) {
 			return
@@ -56,7 +59,8 @@ func (b *Bus) attend(ctx context.Context) {
 // hear calls the other servers and listens to their calls until a majority has been
 // silent for too long, or ctx ends.
 func (b *Bus) hear(ctx context.Context, srv *server.Server, s *sight) error {
-	nc, err := nats.Connect("", nats.InProcessServer(srv), nats.Name("core"), nats.Token(b.gate.inner), nats.NoReconnect())
+	nc, err := nats.Connect("", nats.InProcessServer(srv), nats.Name("core"), nats.Token(b.gate.inner), nats.NoReconnect(),
+		nats.Timeout(innerLimit))
 	if err != nil {
 		return err
 	}
@@ -76,9 +80,6 @@ func (b *Bus) hear(ctx context.Context, srv *server.Server, s *sight) error {
 			s.hear(string(m.Data), time.Now())
 		case <-call.C:
 			if err := nc.Publish(callSubject, []byte(b.cfg.ServerName)); err != nil {
-				if !srv.Running() {
-					return nil
-				}
 				return err
 			}
 		case <-judge.C:
@@ -147,11 +148,17 @@ func (c *Core) probe(ctx context.Context, p Peer, alive chan<- string) {
 			case <-ctx.Done():
 			}
 		}
-		select {
-		case <-time.After(probeEvery):
-		case <-ctx.Done():
-		}
+		pause(ctx, probeEvery)
 	}
+}
+
+// pause waits, and reports whether ctx still lasts.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+	return ctx.Err() == nil
 }
 
 // answers reports whether a server of the core is at an address: one that runs, or one
@@ -179,9 +186,7 @@ func (b *Bus) greet(ctx context.Context) {
 			break
 		}
 		b.log.Warn("other core servers that wait cannot find this one", "err", err)
-		select {
-		case <-time.After(restartFirst):
-		case <-ctx.Done():
+		if !pause(ctx, restartFirst) {
 			return
 		}
 	}
@@ -217,9 +222,6 @@ func (b *Bus) comeBack(ctx context.Context) {
 			return
 		}
 		b.log.Error("this core server cannot come back", "err", fmt.Errorf("store directory %s: %w", b.cfg.StoreDir, err))
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-		}
+		pause(ctx, wait)
 	}
 }

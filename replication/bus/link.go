@@ -67,6 +67,8 @@ type Link struct {
 	log *slog.Logger
 	own string // address of this process's own server; empty: none
 
+	connected atomic.Bool // as far as the client's library has told
+
 	homing atomic.Bool // the next server to connect to is the own one
 	stop   context.CancelFunc
 	homed  sync.WaitGroup // what ends after stop
@@ -195,8 +197,15 @@ func (b *Bus) loopback() string {
 // JetStream is that of the link's connection.
 func (l *Link) JetStream() jetstream.JetStream { return l.js }
 
-// Reconnect leaves the present server for the next one.
-func (l *Link) Reconnect() error { return l.nc.ForceReconnect() }
+// Reconnect leaves the present server for the next one. A link that is connecting anyhow
+// is left alone: the client's library would wait until it is connected, and break that
+// connection, which may be the first after a cut.
+func (l *Link) Reconnect() error {
+	if !l.connected.Load() {
+		return nil
+	}
+	return l.nc.ForceReconnect()
+}
 
 // Own reports whether the link is connected to this process's own server. That one can
 // be reached whatever is cut off: that it answers says nothing of the core.
@@ -239,6 +248,7 @@ func (l *Link) judge(nc *nats.Conn) {
 		}
 		return
 	}
+	l.connected.Store(true)
 	var fault error
 	if !newEnough(version) {
 		fault = &VersionError{Server: nc.ConnectedUrlRedacted(), Version: version}
@@ -253,6 +263,7 @@ func (l *Link) judge(nc *nats.Conn) {
 }
 
 func (l *Link) broken(err error) {
+	l.connected.Store(false)
 	if err == nil {
 		err = errors.New("connection is closed")
 	}

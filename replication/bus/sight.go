@@ -17,10 +17,10 @@ const (
 	// election, and where the cut is short nobody else has to. After that time the others
 	// have elected one of them; after 10 s at the earliest it would step down, and stand.
 	leaderApartAfter = 9 * time.Second
-	// startPatience is for how long a server that has just started may hear nobody: less
-	// than the shortest wait for an election, and enough for connections between
-	// continents.
-	startPatience = 3500 * time.Millisecond
+	// startPatience is for how long a server that has just started may hear nobody: it
+	// stands for no election before it is connected to another one, and on a busy machine
+	// that takes its time.
+	startPatience = 10 * time.Second
 	// backWithin is how old the answers may be that let a server come back.
 	backWithin = time.Second
 

@@ -64,11 +64,11 @@ func TestSightLeaves(t *testing.T) {
 func TestSightAtTheStart(t *testing.T) {
 	s := newSeen("a", "b", "c")
 	started := s.now
-	s.pass(3*time.Second, "a")
+	s.pass(9*time.Second, "a")
 	if s.leave(s.now, started, false) {
 		t.Error("it leaves before the others had time to connect")
 	}
-	s.pass(time.Second, "a")
+	s.pass(2*time.Second, "a")
 	if !s.leave(s.now, started, false) {
 		t.Error("it stays although it never heard anybody")
 	}
