@@ -25,6 +25,7 @@ type Core struct {
 	Kind      string `json:"kind"`    // alone: in the policy server; member: of a core; remote: elsewhere
 	Servers   int    `json:"servers"` // how many it has, as far as the configuration says
 	Connected string `json:"connected,omitempty"`
+	Leads     bool   `json:"leads,omitempty"` // of a member: its own core server leads the ledger of keys
 	// Durability is unverified where nobody has said that the core's servers keep what
 	// they acknowledge.
 	Durability string `json:"durability"`

@@ -38,11 +38,25 @@ func wellLed(srv *server.Server) bool {
 	return len(all) > 0
 }
 
-// Leads reports whether this server leads all that it takes part in: it is then the one
-// whose loss the others notice, and whose region's changes are the quickest.
-func (b *Bus) Leads() bool {
+// Leads reports whether this server leads those that keep a stream: changes of it are the
+// quickest from this server's region, and its loss is the one that the others notice.
+func (b *Bus) Leads(stream string) bool {
 	srv := b.server()
-	return srv != nil && leadsAll(srv)
+	if srv == nil || b.cfg.Core == nil {
+		return false
+	}
+	info, err := srv.Jsz(&server.JSzOptions{Account: keysAccount, Streams: true})
+	if err != nil {
+		return false
+	}
+	for _, account := range info.AccountDetails {
+		for _, s := range account.Streams {
+			if s.Name == stream && s.Cluster != nil {
+				return s.Cluster.Leader == b.cfg.ServerName
+			}
+		}
+	}
+	return false
 }
 
 // serves reports whether this server can serve its clients, as far as it knows.

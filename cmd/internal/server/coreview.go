@@ -3,6 +3,7 @@ package server
 import (
 	"fmt"
 
+	"github.com/keytide/keytide/events"
 	"github.com/keytide/keytide/keystore/adminapi"
 )
 
@@ -15,6 +16,7 @@ func (s *site) coreView() adminapi.Core {
 	}
 	if cfg.core() != nil {
 		view.Kind, view.Servers = "member", len(cfg.core().Servers)
+		view.Leads = s.bus.Leads(events.StreamName(events.BucketName(events.Keys, s.id.Store, s.id.Epoch)))
 	} else {
 		view.Kind, view.Servers = "remote", len(cfg.Bus.URLs)
 		if cfg.Bus.Durability != verified {
