@@ -11,6 +11,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -165,6 +166,8 @@ type site struct {
 	dir, admin, feed, nats string
 	command                []string // that starts it
 	output                 *transcript
+	client                 *http.Client // to its API; nil: not needed yet
+	token                  string       // of client
 }
 
 // startSite starts keytide dev. more are flags for it.
