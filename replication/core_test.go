@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -287,12 +288,30 @@ type link struct {
 	mute   bool                                                               // beacons are dropped
 	frozen chan struct{}                                                      // everything waits until it is closed; nil: nothing does
 	told   int                                                                // how often it did
+	newest func(events.Entry) (events.Entry, error)                           // of events, instead of what Newest finds; nil: that
 }
 
 func (l *link) setShort(short bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.short = short
+}
+
+func (l *link) setNewest(fn func(events.Entry) (events.Entry, error)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.newest = fn
+}
+
+func (l *link) Newest(ctx context.Context, key string) (events.Entry, error) {
+	entry, err := l.Log.Newest(ctx, key)
+	l.mu.Lock()
+	fn := l.newest
+	l.mu.Unlock()
+	if fn != nil && err == nil && strings.HasPrefix(key, "log.") {
+		return fn(entry)
+	}
+	return entry, err
 }
 
 func (l *link) shorts() int {

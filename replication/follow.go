@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/keytide/keytide/events"
+	"github.com/keytide/keytide/events/ledger"
 )
 
 const (
@@ -31,7 +32,7 @@ const (
 
 var (
 	errKicked = errors.New("following anew was asked for")
-	errReread = errors.New("a halt has ended: what was passed by is read again")
+	errReread = errors.New("a halt or a fork has ended: what was passed by is read again")
 )
 
 // follow is the replicator: it follows the bucket for as long as ctx lasts, anew
@@ -198,22 +199,51 @@ func (m *Member) streamEnd(ctx context.Context, a *assembler) (events.Revision, 
 		m.forked(a, fmt.Sprintf("the bucket was made anew at %s; this replica is of the one made at %s",
 			info.Created.UTC().Format(time.RFC3339Nano), created.UTC().Format(time.RFC3339Nano)))
 	}
-	newest := max(a.position, m.replica.header.Cursor)
+	if newest := max(a.position, m.replica.header.Cursor); info.Last < newest {
+		return 0, m.tooShort(info, newest)
+	}
+	return info.Last, m.longEnough(ctx, a)
+}
+
+// tooShort notes that the core ends before what this replica has. Nothing is taken from
+// such a core; where it stays so, the replica is forked until it is longer again.
+func (m *Member) tooShort(info ledger.Info, newest events.Revision) error {
+	who := "the core"
 	switch {
-	case info.Last >= newest:
-		m.short = time.Time{}
 	case info.Alone: // it may know of less than the others have committed
 		m.short = time.Time{}
-		return 0, fmt.Errorf("%w: a core server that is cut off ends at revision %d, this replica at %d", events.ErrInterrupted, info.Last, newest)
+		who = "a core server that is cut off"
 	case m.short.IsZero():
 		m.short = m.now()
-		fallthrough
-	case m.now().Sub(m.short) < forkPatience:
-		return 0, fmt.Errorf("%w: the core ends at revision %d, this replica at %d", events.ErrInterrupted, info.Last, newest)
-	default:
-		m.forked(a, fmt.Sprintf("the core ends at revision %d, this replica at %d", info.Last, newest))
+	case !m.lacking && m.now().Sub(m.short) >= forkPatience:
+		m.lacking = true
+		m.raise(Alarm{Kind: AlarmForked, Why: fmt.Sprintf("the core ends at revision %d, this replica at %d", info.Last, newest)})
 	}
-	return info.Last, nil
+	return fmt.Errorf("%w: %s ends at revision %d, this replica at %d", events.ErrInterrupted, who, info.Last, newest)
+}
+
+// longEnough ends the fork of a core that ended too early, once it has the newest event
+// of this replica again: with that event's hash it has all before. What stands there is
+// then read anew, for revisions may be others. Where there is another event in that place,
+// the fork stays; where there is none, the core lacks events as before.
+func (m *Member) longEnough(ctx context.Context, a *assembler) error {
+	m.short = time.Time{}
+	if !m.lacking || a.forked {
+		return nil
+	}
+	n, have := a.state.N(), a.state.Hash()
+	entry, err := m.log.Newest(ctx, events.LogKey(n))
+	if err != nil {
+		return fmt.Errorf("%w: whether the core has event %d again: %w", events.ErrInterrupted, n, err)
+	}
+	m.lacking = false
+	if entry.Deleted || events.HashOf(entry.Value) != have {
+		m.forked(a, fmt.Sprintf("event %d of the core is not this replica's", n))
+		return nil
+	}
+	m.clear(alarmID{AlarmForked, ""})
+	a.position = 0
+	return errReread
 }
 
 func (m *Member) forked(a *assembler, why string) {

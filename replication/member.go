@@ -151,6 +151,7 @@ type Member struct {
 
 	pending     *part                 // owned by the follower: handed over, not in the file
 	short       time.Time             // owned by the follower: since when the core ends too early
+	lacking     bool                  // owned by the follower: it did for so long that this is a fork
 	gone        time.Time             // owned by the follower: since when the core says that it has no bucket
 	position    cell[events.Revision] // of the newest entry that was taken
 	reached     cell[events.Revision] // the end of the stream when following began, once position is there

@@ -141,6 +141,77 @@ func TestShortAnswerIsNoFork(t *testing.T) {
 	})
 }
 
+// A core that ends too early for long is a fork, which ends when the core has what the
+// replica has: nothing that was verified is lost meanwhile.
+func TestForkOfAShortCoreEndsWhenItHasCaughtUp(t *testing.T) {
+	bubble(t, func(t *testing.T, c *core) {
+		first, second, _ := pair(t, c)
+		first.commit(replication.Roll(t, "sso", ""))
+		second.awaitN(5)
+		second.link.setShort(true)
+		c.dropConsumers()
+		second.awaitState(events.Forked)
+		if f := second.Freshness(); !strings.Contains(f.Why, "the core ends at revision 0") {
+			t.Errorf("Why = %q", f.Why)
+		}
+		if _, err := second.Commit(t.Context(), replication.Roll(t, "sso", "")); !errors.Is(err, events.ErrUnavailable) {
+			t.Errorf("Commit while forked = %v, want events.ErrUnavailable", err)
+		}
+		first.awaitState(events.Fresh)
+		first.commit(replication.Roll(t, "sso", "")) // the others go on
+		<-time.After(time.Minute)
+		if n, _ := second.Replica().Watch(); n != 5 || second.Freshness().State != events.Forked {
+			t.Errorf("a minute later: event %d, %+v; want 5 and forked", n, second.Freshness())
+		}
+		second.link.setShort(false)
+		second.awaitState(events.Fresh)
+		if second.stands(replication.AlarmForked) || !second.alarm(replication.AlarmForked, "") {
+			t.Errorf("alarms = %+v, want the fork among those that have ended", second.Alarms())
+		}
+		if got := second.commit(replication.Roll(t, "sso", "")); got.N != 7 {
+			t.Errorf("n = %d, want 7", got.N)
+		}
+		for _, a := range second.Alarms() {
+			if a.Kind != replication.AlarmForked {
+				t.Errorf("reading anew raised %+v", a)
+			}
+		}
+	})
+}
+
+// A fork does not end by a core that has grown: it must have the replica's own newest
+// event. Until then nothing of it is taken.
+func TestForkOfAShortCoreStaysWhereEventsAreOthers(t *testing.T) {
+	for name, hides := range map[string]func(l *link){
+		"none there": func(l *link) {
+			l.setNewest(func(events.Entry) (events.Entry, error) { return events.Entry{}, events.ErrNoEntry })
+		},
+		"another there": func(l *link) {
+			l.setNewest(func(e events.Entry) (events.Entry, error) { e.Value = []byte("other"); return e, nil })
+		},
+		"deleted": func(l *link) {
+			l.setNewest(func(e events.Entry) (events.Entry, error) { e.Deleted = true; return e, nil })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, c *core) {
+				n := c.run("replica.db")
+				n.awaitReady()
+				n.commit(replication.CreateRing(t, "sso"))
+				n.link.setShort(true)
+				c.dropConsumers()
+				n.awaitState(events.Forked)
+				hides(n.link)
+				n.link.setShort(false)
+				<-time.After(time.Minute)
+				if f := n.Freshness(); f.State != events.Forked || ringVersion(n.Replica()) != 1 {
+					t.Errorf("%+v and version %d, want forked and 1", f, ringVersion(n.Replica()))
+				}
+			})
+		})
+	}
+}
+
 // A decision may ask and mark the replica: it is not made under the replica's lock.
 func TestDecisionsMayUseTheReplica(t *testing.T) {
 	bubble(t, func(t *testing.T, c *core) {
