@@ -21,6 +21,28 @@ type holder struct {
 	term    uint64 // the newest that this process took
 	count   uint64 // of beacons sent in it
 	claimed bool   // it was taken, and no other's beacon has come since
+
+	late  int       // how many of its beacons in a row came back late
+	rests time.Time // until when others come before it, because its beacons came late
+}
+
+// lateBeacons in a row, of which each took half of what makes others stale or more, are a
+// link by which nobody should prove anything.
+const lateBeacons = 3
+
+// returned judges an own beacon that has come back, and reports whether the server gives
+// the beacon up. Late beacons keep others from taking it over and make nobody fresh, so
+// who sends them stops by itself, if there are others who might do better.
+func (h *holder) returned(b events.Beacon, now time.Time, limit time.Duration, others bool) bool {
+	if b.Term != h.term || now.Sub(b.Origin) < limit/2 {
+		h.late = 0
+		return false
+	}
+	if h.late++; h.late < lateBeacons || !others || now.Before(h.rests) {
+		return false
+	}
+	h.rests, h.late = now.Add(10*h.patience), 0
+	return true
 }
 
 // seen takes in an accepted beacon, or with nil that following began. Either ends a
@@ -39,10 +61,14 @@ func (h *holder) seen(b *events.Beacon, now time.Time) {
 // beacon that was the server's own before a restart, or nobody's ever, is its to
 // take at once; another's after silence.
 func (h *holder) next(now time.Time) (term, counter uint64, ok bool) {
-	own := h.last != nil && h.last.Holder == h.server
+	own, claimed, patience := h.last != nil && h.last.Holder == h.server, h.claimed, h.patience
+	if now.Before(h.rests) {
+		own, claimed, patience = false, false, 2*h.patience
+	}
 	switch {
-	case own && h.last.Term == h.term, h.claimed:
-	case own, h.last == nil, now.Sub(h.lastAt) >= h.patience:
+	case own && h.last.Term == h.term, claimed:
+	case own, h.last == nil, now.Sub(h.lastAt) >= patience:
+		h.rests = time.Time{}
 		if h.last != nil {
 			h.term = max(h.term, h.last.Term)
 		}
@@ -61,6 +87,9 @@ func (m *Member) takeBeacon(b events.Beacon, applied keystore.N, proves bool) {
 	defer m.mu.Unlock()
 	now := m.now()
 	m.holder.seen(&b, now)
+	if proves && b.Holder == m.id.Server && m.holder.returned(b, now, m.cfg.FreshLimit, m.anotherIsThere(now)) {
+		m.logger.Warn("the beacon is given up: it comes late", "late", now.Sub(b.Origin))
+	}
 	if proves {
 		m.fresh.beacon(b.Holder, b.N, b.Origin, now, b.N <= applied)
 	}
@@ -68,6 +97,17 @@ func (m *Member) takeBeacon(b events.Beacon, applied keystore.N, proves bool) {
 
 // beatGap is the least time until a beacon that somebody waits for.
 const beatGap = 100 * time.Millisecond
+
+// anotherIsThere reports whether another server was heard of lately, and might hold the
+// beacon. The lock is held.
+func (m *Member) anotherIsThere(now time.Time) bool {
+	for _, view := range m.servers {
+		if !view.Self && view.live && view.Record.State != events.Stopped && now.Sub(view.arrived) < 2*m.cfg.RecordPeriod {
+			return true
+		}
+	}
+	return false
+}
 
 // beat sends the beacon while this server is its holder, and takes it over when it
 // is silent.

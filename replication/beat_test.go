@@ -42,6 +42,37 @@ func TestHolder(t *testing.T) {
 		h.seen(&events.Beacon{Holder: "ps-2", Term: 8, Counter: 2}, at(6.9))
 		expect(t, h, 7.9, 8, 3, true)
 	})
+	t.Run("its own, which comes late", func(t *testing.T) {
+		const limit = 4 * time.Second
+		h := newHolder()
+		expect(t, h, 0, 1, 1, true)
+		back := func(now, late float64, others bool) bool {
+			b := events.Beacon{Holder: "ps-2", Term: 1, Counter: 1, Origin: at(now - late)}
+			h.seen(&b, at(now))
+			return h.returned(b, at(now), limit, others)
+		}
+		for now, late := range map[float64]float64{1: 1.9, 2: 3} {
+			if back(now, late, true) {
+				t.Errorf("given up for one that was %v s late", late)
+			}
+		}
+		back(3, 0.1, true) // a good one between: it is no row
+		for i := range 5 {
+			if back(float64(4+i), 2, false) {
+				t.Error("given up although nobody else is there")
+			}
+		}
+		if !back(9, 2, true) {
+			t.Error("not given up after many late ones")
+		}
+		expect(t, h, 9, 0, 0, false)
+		if back(10, 3, true) {
+			t.Error("given up twice")
+		}
+		expect(t, h, 15.9, 0, 0, false) // others come first
+		expect(t, h, 16, 2, 1, true)    // and nobody did
+		expect(t, h, 17, 2, 2, true)
+	})
 	t.Run("taken by two at once", func(t *testing.T) {
 		h := newHolder()
 		h.seen(&events.Beacon{Holder: "ps-3", Term: 7, Counter: 9}, at(0))

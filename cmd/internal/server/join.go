@@ -174,7 +174,12 @@ func Join(ctx context.Context, cfg JoinConfig) (Made, error) {
 		return Made{}, err
 	}
 	defer lock.Close()
-	id, err := j.run(ctx)
+	client, err := j.invite.client()
+	if err != nil {
+		return Made{}, err
+	}
+	defer client.Close()
+	id, err := j.run(ctx, client.Join)
 	if err != nil {
 		return Made{}, fmt.Errorf("joining as server %s: %w", invite.Server, err)
 	}
@@ -215,20 +220,16 @@ func (j *joining) begin() (*os.File, error) {
 	return lock, nil
 }
 
-func (j *joining) run(ctx context.Context) (id identity, err error) {
+// run makes the directory with what ask is answered.
+func (j *joining) run(ctx context.Context, ask func(context.Context, adminapi.Join) (adminapi.Joined, error)) (id identity, err error) {
 	if j.unlock, err = j.cfg.init(identity{}).unlockKey(j.temp); err != nil {
 		return id, err
 	}
 	if err := j.ownKeys(); err != nil {
 		return id, err
 	}
-	client, err := j.invite.client()
-	if err != nil {
-		return id, err
-	}
-	defer client.Close()
 	member := j.keys.member(j.invite.Server, j.invite.Region)
-	answer, err := client.Join(ctx, adminapi.Join{
+	answer, err := ask(ctx, adminapi.Join{
 		Server: member.ID, Region: member.Region, PublicKey: member.PublicKey, P256Key: member.P256Key, Nkey: j.nkey,
 	})
 	if err != nil {
