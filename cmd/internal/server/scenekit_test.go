@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -165,7 +166,8 @@ type actor struct {
 	*site
 	t     *testing.T
 	wires []*wire
-	ended chan error // what ended a member by itself
+	ended chan error   // what ended a member by itself
+	ahead atomic.Int64 // how far its clock is, for the slots of rings
 	stop  func() error
 }
 
@@ -185,6 +187,11 @@ func (s *scene) start(dir string) *actor {
 	a.site = &site{cfg: cfg, log: slog.New(slog.NewTextHandler(s.t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})), expiries: make(expiryLog)}
 	if err := a.open(); err != nil {
 		s.t.Fatal(errors.Join(err, a.close()))
+	}
+	reference := a.service.reference
+	a.service.reference = func() (time.Time, bool) {
+		now, sure := reference()
+		return now.Add(time.Duration(a.ahead.Load())), sure
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var g errgroup.Group
