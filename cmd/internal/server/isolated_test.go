@@ -230,6 +230,7 @@ const oldEnd = "a core server that is cut off ends at revision"
 // up by itself some 10 to 20 s after the cut; where it has before it could be asked,
 // the test cuts again.
 func TestIsolatedLeader(t *testing.T) {
+	t.Parallel()
 	d := startThree(t)
 	for range 5 {
 		if d.isolateLeader(t) {

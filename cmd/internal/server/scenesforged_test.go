@@ -178,13 +178,16 @@ func TestSceneClockAnHourAhead(t *testing.T) {
 				return off.Round(time.Minute) == time.Hour && a.says("ps-1").State == "fresh" && a.says(a.id.Server).State == "fresh"
 			})
 		}
-		every := "every 1h"
-		if _, err := second.service.SetPolicy(t.Context(), "eva", "sso", policyOf(every)); err != nil {
+		soon := "daily " + time.Now().Add(3*time.Minute).UTC().Format("15:04") // an hour ago, by the clock of ps-1
+		if _, err := second.service.SetPolicy(t.Context(), "eva", "sso", policyOf(soon)); err != nil {
 			t.Fatal(err)
 		}
 		ring, err := second.service.ring("sso")
 		if err != nil {
 			t.Fatal(err)
+		}
+		if wait := time.Until(ring.NextSlot); wait > 5*time.Minute {
+			t.Fatalf("the next slot is in %v", wait)
 		}
 		<-time.After(time.Until(ring.NextSlot) - time.Second)
 		if got := second.rollovers(); got != 0 {
@@ -193,7 +196,7 @@ func TestSceneClockAnHourAhead(t *testing.T) {
 		for _, a := range s.actors {
 			until(t, a.id.Server+" has the rollover", func() bool { return a.version() == 2 })
 		}
-		<-time.After(time.Minute)
+		<-time.After(20 * time.Second)
 		if got := first.rollovers(); got != 1 || s.holder() == "ps-1" {
 			t.Errorf("%d rollovers, and the holder is %s; want 1, and another than ps-1", got, s.holder())
 		}
