@@ -199,6 +199,9 @@ func (m *Member) streamEnd(ctx context.Context, a *assembler) (events.Revision, 
 		m.forked(a, fmt.Sprintf("the bucket was made anew at %s; this replica is of the one made at %s",
 			info.Created.UTC().Format(time.RFC3339Nano), created.UTC().Format(time.RFC3339Nano)))
 	}
+	if a.forked {
+		return info.Last, nil // for another reason: nothing is applied
+	}
 	if newest := max(a.position, m.replica.header.Cursor); info.Last < newest {
 		return 0, m.tooShort(info, newest)
 	}
@@ -228,7 +231,7 @@ func (m *Member) tooShort(info ledger.Info, newest events.Revision) error {
 // the fork stays; where there is none, the core lacks events as before.
 func (m *Member) longEnough(ctx context.Context, a *assembler) error {
 	m.short = time.Time{}
-	if !m.lacking || a.forked {
+	if !m.lacking {
 		return nil
 	}
 	n, have := a.state.N(), a.state.Hash()
