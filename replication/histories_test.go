@@ -15,7 +15,7 @@ import (
 )
 
 var (
-	histories   = flag.Int("histories", 30, "TestHistoriesAreLinearizable: how many histories")
+	histories   = flag.Int("histories", 15, "TestHistoriesAreLinearizable: how many histories")
 	historySeed = flag.Uint64("histories.seed", 0, "TestHistoriesAreLinearizable: the seed of the first, each next one is one more; 0: drawn")
 )
 
