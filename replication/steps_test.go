@@ -103,8 +103,8 @@ func (c *mortalConn) Write(b []byte) (int, error) {
 		c.Conn.Write(b[:at])
 		c.mortal.at("half of it sent")
 	}
+	c.sent.Store(true) // before: the answer may come before Write returns
 	n, err := c.Conn.Write(b)
-	c.sent.Store(true)
 	c.mortal.at("all of it sent")
 	return n, err
 }
@@ -177,7 +177,7 @@ func (o order) carryOut() error {
 	if err == nil {
 		err = <-ended // its record comes beside the answer
 	}
-	return fmt.Errorf("it lives on after step %s: %w", o.Step, err)
+	return fmt.Errorf("it lives on after step %s: %v", o.Step, err)
 }
 
 // run gives a server the order of which it dies.
