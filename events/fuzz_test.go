@@ -44,6 +44,9 @@ func FuzzState(f *testing.F) {
 	for _, c := range []events.ServerChange{invited("ps-2"), joined("ps-2", other), excluded("ps-1"), returned("ps-1"), forgotten("ps-1")} {
 		f.Add(uint16(c.Type), h.server(c).Payload, c.Type == events.TypeServerInvited)
 	}
+	for _, c := range rekeyChanges() {
+		f.Add(uint16(c.Type), newHistory(f, events.Keys).kskEvent(c).Payload, true)
+	}
 	f.Fuzz(func(t *testing.T, kind uint16, payload []byte, keys bool) {
 		h := newHistory(t, map[bool]events.Kind{true: events.Keys, false: events.Hosts}[keys])
 		rec, err := events.Sign(h.event(events.Type(kind), payload), private)
@@ -81,6 +84,8 @@ func FuzzRing(f *testing.F)         { fuzzCodec(f, "ring") }
 func FuzzHost(f *testing.F)         { fuzzCodec(f, "host") }
 func FuzzMaterial(f *testing.F)     { fuzzCodec(f, "material") }
 func FuzzKSK(f *testing.F)          { fuzzCodec(f, "ksk") }
+func FuzzNextKSK(f *testing.F)      { fuzzCodec(f, "ksk_next") }
+func FuzzKSKChange(f *testing.F)    { fuzzCodec(f, "ksk_change") }
 func FuzzHead(f *testing.F)         { fuzzCodec(f, "head") }
 func FuzzServer(f *testing.F)       { fuzzCodec(f, "server") }
 func FuzzBeacon(f *testing.F)       { fuzzCodec(f, "beacon") }

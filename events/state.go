@@ -27,6 +27,7 @@ type State struct {
 	hosts    map[string]host.Host
 	tokens   map[keystore.KID]host.Token
 	secrets  host.SecretPolicy
+	ksk      ksks
 	live     live // the hashes of the live values
 	requests requests
 }
@@ -48,6 +49,7 @@ func (s *State) Clone() *State {
 	c.newest = slices.Clone(s.newest)
 	c.members, c.rings, c.hosts = s.members.clone(), maps.Clone(s.rings), maps.Clone(s.hosts)
 	c.tokens = maps.Clone(s.tokens)
+	c.ksk = s.ksk.clone()
 	c.live, c.requests = s.live.clone(), s.requests.clone()
 	return &c
 }
@@ -244,6 +246,7 @@ type step struct {
 	hosts   []host.Host
 	token   host.Token         // zero: none
 	secrets *host.SecretPolicy // nil: none
+	ksk     KSKChange          // zero: none
 }
 
 // decide judges an event without changing the state.
@@ -277,6 +280,8 @@ func (s *State) decide(v *view) (step, error) {
 		st.secrets, err = decideSecretPolicy(v)
 	case TypeHostRegistered, TypeHostRevoked, TypeHostsExpired, TypeHostsSeen, TypeSecretsOffered, TypeSecretsRetired:
 		st.hosts, st.token, err = s.decideHosts(v)
+	case TypeRekeyBegun, TypeKSKTaken, TypeRekeyTurned, TypeMaterialRewrapped, TypeRekeyEnded, TypeSlotsSet:
+		st.ksk, err = s.decideKSK(v)
 	default:
 		st.ring, err = s.decideRing(v)
 	}
@@ -364,13 +369,17 @@ func (s *State) carryOut(v *view, st step) {
 	case v.n == 1:
 		s.genesis = st.genesis
 		s.members.found(st.genesis)
+		s.ksk.Sealing = st.genesis.KSK
 	case !st.ring.IsZero():
 		s.rings[st.ring.Name] = st.ring
 	case st.server.Type != 0:
 		s.members.carryOut(st.server, v)
+	case st.ksk.Type != 0:
+		s.ksk.carryOut(st.ksk, v, s.live)
 	}
 	s.carryOutHosts(st)
 	s.live.carryOut(v.effects)
+	s.ksk.forget(v.effects, v.typ == TypeMaterialRewrapped)
 	if v.typ != TypeVoid && len(v.request) > 0 {
 		s.requests.add(string(v.request), v.n)
 	}

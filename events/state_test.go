@@ -156,7 +156,7 @@ func refuse(t *testing.T, h *history, bad events.Record, want error) {
 
 // summary is all that a state says.
 func summary(s *events.State) string {
-	text := fmt.Sprintf("%d %v %v %+v %+v %+v %+v", s.N(), s.Hash(), s.Epoch(), s.Genesis(), s.Members(), s.Rings(), s.Hosts())
+	text := fmt.Sprintf("%d %v %v %+v %+v %+v %+v %+v", s.N(), s.Hash(), s.Epoch(), s.Genesis(), s.Members(), s.Rings(), s.Hosts(), s.KSK())
 	for _, key := range s.Live() {
 		hash, _ := s.Expect(key)
 		text += fmt.Sprintf(" %s=%v", key, hash)

@@ -37,8 +37,14 @@ const (
 	TypeSecretsRetired  Type = 37 // host.Retired, of several hosts
 	TypeSecretPolicySet Type = 38 // host.SecretPolicy
 
-	TypeEpochBegun Type = 40 // EpochBegun: a ledger goes on in another bucket
-	TypeEpochEnded Type = 41 // EpochEnded: and not in this one
+	TypeEpochBegun        Type = 40 // EpochBegun: a ledger goes on in another bucket
+	TypeEpochEnded        Type = 41 // EpochEnded: and not in this one
+	TypeRekeyBegun        Type = 42 // KSKChange: the next key store key is published
+	TypeKSKTaken          Type = 43 // KSKChange: its server holds it durably
+	TypeRekeyTurned       Type = 44 // KSKChange: new material is sealed under it
+	TypeMaterialRewrapped Type = 45 // KSKChange: some of the former's material is sealed under it
+	TypeRekeyEnded        Type = 46 // KSKChange: the former one's unlock slots are deleted
+	TypeSlotsSet          Type = 47 // KSKChange: unlock slots are added or removed
 	// Reserved: 3 format.
 )
 
@@ -57,6 +63,8 @@ var typeWords = [...]string{
 	TypeHostsExpired: "hosts_expired", TypeHostsSeen: "hosts_seen",
 	TypeSecretsOffered: "secrets_offered", TypeSecretsRetired: "secrets_retired", TypeSecretPolicySet: "secret_policy_set",
 	TypeEpochBegun: "epoch_begun", TypeEpochEnded: "epoch_ended",
+	TypeRekeyBegun: "rekey_begun", TypeKSKTaken: "ksk_taken", TypeRekeyTurned: "rekey_turned",
+	TypeMaterialRewrapped: "material_rewrapped", TypeRekeyEnded: "rekey_ended", TypeSlotsSet: "slots_set",
 }
 
 // known reports whether this program knows the type.
@@ -64,6 +72,9 @@ func (t Type) known() bool { return int(t) < len(typeWords) && typeWords[t] != "
 
 // ofServers reports whether an event of the type changes who is a member or counts.
 func (t Type) ofServers() bool { return t >= TypeServerInvited && t <= TypeServerForgotten }
+
+// ofKSK reports whether an event of the type is about the key store key.
+func (t Type) ofKSK() bool { return t >= TypeRekeyBegun && t <= TypeSlotsSet }
 
 // OfRing reports whether an event of the type is a change of a ring.
 func (t Type) OfRing() bool { return ringKind(t) != 0 }
@@ -134,6 +145,9 @@ func (k Kind) holds(t Type) bool {
 	switch {
 	case t == TypeGenesis || t == TypeVoid || t == TypeEpochBegun || t == TypeEpochEnded:
 		return true
+	case t.ofKSK():
+		// Servers take the key store key in the ledger of keys; a policy store's follows.
+		return k == Keys || t != TypeKSKTaken
 	case t.ofServers():
 		// A policy store's ledger takes over who has joined the key store.
 		return k == Keys || t != TypeServerInvited

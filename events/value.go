@@ -8,10 +8,8 @@ import (
 )
 
 const (
-	maxOwner      = 128
-	maxSealed     = 1024
-	maxSlots      = 16
-	maxSlotRecord = 8 << 10
+	maxOwner  = 128
+	maxSealed = 1024
 )
 
 // valueReader reads a stored value of bounded size.
@@ -123,53 +121,4 @@ func DecodeMaterial(value []byte) (MaterialValue, error) {
 		return MaterialValue{}, fmt.Errorf("material: %w", err)
 	}
 	return m, nil
-}
-
-// A KSKValue is a key store key's unlock slots, as ksk.<id> holds them.
-type KSKValue struct {
-	ID    keystore.KID
-	Slots [][]byte
-}
-
-// Encode packs the value. The error wraps keystore.ErrInvalid.
-func (k KSKValue) Encode() ([]byte, error) {
-	var p packer
-	outer := p.begin()
-	p.fixed("id", k.ID[:])
-	p.array("slots", len(k.Slots), maxSlots)
-	for _, slot := range k.Slots {
-		if len(slot) == 0 || len(slot) > maxSlotRecord {
-			return nil, invalid("key store key %s: slot of %d bytes", k.ID, len(slot))
-		}
-		p.b = appendBin(p.b, slot)
-	}
-	p.end(outer)
-	return p.done()
-}
-
-// DecodeKSK takes a key store key's unlock slots apart. The error wraps ErrMalformed.
-func DecodeKSK(value []byte) (KSKValue, error) {
-	r := valueReader(value)
-	var k KSKValue
-	for f := r.fields(); f.next(); {
-		switch string(f.key) {
-		case "id":
-			f.fixed(k.ID[:])
-		case "slots":
-			k.Slots = make([][]byte, f.array(maxSlots))
-			for i := range k.Slots {
-				slot := r.bin(maxSlotRecord)
-				if len(slot) == 0 {
-					r.fail("slot is empty")
-				}
-				k.Slots[i] = append([]byte(nil), slot...)
-			}
-		default:
-			r.skip()
-		}
-	}
-	if err := r.end(); err != nil {
-		return KSKValue{}, fmt.Errorf("key store key: %w", err)
-	}
-	return k, nil
 }

@@ -41,7 +41,17 @@ func sampleMaterial() events.MaterialValue {
 }
 
 func sampleKSK() events.KSKValue {
-	return events.KSKValue{ID: kid(0xf1), Slots: [][]byte{bytes.Repeat([]byte{0x53}, 87), bytes.Repeat([]byte{1}, 300)}}
+	return events.KSKValue{ID: kid(0xf1), Slots: []events.Slot{
+		{Record: bytes.Repeat([]byte{0x53}, 87)}, {Record: bytes.Repeat([]byte{1}, 300)},
+	}}
+}
+
+// sampleNextKSK is one that servers have yet to take.
+func sampleNextKSK() events.KSKValue {
+	k := sampleKSK()
+	k.Slots[1].Region, k.Slots[1].Label, k.Slots[1].Added, k.Slots[1].Replaces = "eu", "the safe", day, kid(0xf3)
+	k.Envelopes = []events.Envelope{{Server: "ps-1", Box: bytes.Repeat([]byte{0x45}, 129)}, {Server: "ps-2", Box: []byte{1}}}
+	return k
 }
 
 func sampleRing(t testing.TB) keystore.Ring {
@@ -135,6 +145,12 @@ func codecs(t testing.TB) []codec {
 		{"token_change", tokenPayload(t), func(b []byte) ([]byte, error) {
 			c, err := events.DecodeTokenChange(events.TypeTokenCreated, b)
 			return then(c, err)(func(c host.TokenChange) ([]byte, error) { _, p, err := events.EncodeTokenChange(c); return p, err })
+		}},
+		{"ksk_next", must(sampleNextKSK().Encode()), func(b []byte) ([]byte, error) {
+			return then(events.DecodeKSK(b))(events.KSKValue.Encode)
+		}},
+		{"ksk_change", must(slotsSet().Encode()), func(b []byte) ([]byte, error) {
+			return then(events.DecodeKSKChange(events.TypeSlotsSet, b))(events.KSKChange.Encode)
 		}},
 		{"token", must(events.EncodeToken(sampleToken(t))), func(b []byte) ([]byte, error) {
 			return then(events.DecodeToken(b))(events.EncodeToken)
@@ -302,7 +318,7 @@ func TestEncodersRefuseWhatWouldNotDecode(t *testing.T) {
 			t.Errorf("%s: EncodeRingChange = %v, want one that is ErrInvalid", name, err)
 		}
 	}
-	if _, err := (events.KSKValue{Slots: [][]byte{nil}}).Encode(); !errors.Is(err, keystore.ErrInvalid) {
+	if _, err := (events.KSKValue{Slots: []events.Slot{{}}}).Encode(); !errors.Is(err, keystore.ErrInvalid) {
 		t.Errorf("an empty slot: Encode = %v, want one that is ErrInvalid", err)
 	}
 	if _, err := (events.Beacon{Holder: "ps-1"}).Sign(nil); !errors.Is(err, keystore.ErrInvalid) {

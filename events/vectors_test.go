@@ -82,12 +82,15 @@ func makeVectors(t *testing.T) vectors {
 	}
 	keys := map[string]string{
 		"ring": "ring.sso", "host": "host.web-1", "material": events.MaterialKey(kid(1)), "ksk": events.KSKKey(kid(0xf1)),
-		"head": events.HeadKey, "server": "server.ps-1", "beacon": events.BeaconKey,
+		"ksk_next": events.KSKKey(kid(0xf1)), "head": events.HeadKey, "server": "server.ps-1", "beacon": events.BeaconKey,
 		"token": events.TokenKey(kid(0x77)), "secret_policy": events.PolicyKey(events.SecretPolicyName),
 	}
 	for _, c := range codecs(t) {
 		if c.name == "server_change" || c.name == "epoch_begun" || c.name == "epoch_ended" {
 			continue // members.json and epochs.json have those
+		}
+		if c.name == "ksk_change" {
+			continue // rekey.json has those
 		}
 		v.Values = append(v.Values, vectorValue{c.name, keys[c.name], hex.EncodeToString(c.sample), events.HashOf(c.sample).String()})
 	}
@@ -150,6 +153,7 @@ func TestVectors(t *testing.T) {
 	testVectors(t, "members.json", makeMemberVectors(t))
 	testVectors(t, "epochs.json", makeEpochVectors(t))
 	testVectors(t, "hosts.json", makeHostVectors(t))
+	testVectors(t, "rekey.json", makeRekeyVectors(t))
 }
 
 // testVectors compares a file with what this program makes, and reads it back.

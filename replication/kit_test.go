@@ -35,7 +35,7 @@ func NewGenesis(tb testing.TB, server string, key ed25519.PrivateKey) FoundConfi
 		Founder: NewMemberOf(tb, server, "eu", key),
 	}
 	rand.Read(g.StoreID[:])
-	ksk, err := events.KSKValue{ID: g.KSK, Slots: [][]byte{[]byte("slot")}}.Encode()
+	ksk, err := events.KSKValue{ID: g.KSK, Slots: []events.Slot{{Record: []byte("slot")}}}.Encode()
 	if err != nil {
 		tb.Fatal(err)
 	}

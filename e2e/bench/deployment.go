@@ -222,7 +222,7 @@ func (d *deployment) foundKind(ctx context.Context, kind events.Kind, l *ledger.
 	rand.Read(genesis.StoreID[:])
 	// Nothing here unlocks the store again, so its one slot stands for a slot only by
 	// its size.
-	ksk, err := events.KSKValue{ID: d.ksk.ID(), Slots: [][]byte{make([]byte, 87)}}.Encode()
+	ksk, err := events.KSKValue{ID: d.ksk.ID(), Slots: []events.Slot{{Record: make([]byte, 87)}}}.Encode()
 	if err != nil {
 		return replication.Pin{}, err
 	}

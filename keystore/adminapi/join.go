@@ -55,9 +55,18 @@ type JoinBus struct {
 type Joined struct {
 	N      keystore.N `json:"n"` // of the ledger of keys
 	HostsN keystore.N `json:"hosts_n"`
-	KSK    []byte     `json:"ksk"`    // envelope: the key store key
-	CAKey  []byte     `json:"ca_key"` // envelope: the private key of the store's CA
-	CA     string     `json:"ca"`     // PEM: the store's CA
-	Tokens string     `json:"tokens"` // who may use the admin API: names, and hashes of tokens
-	Bus    JoinBus    `json:"bus"`
+	KSK    []byte     `json:"ksk"`    // envelope: the newest key store key
+	KSKID  string     `json:"ksk_id"` // its id
+	// Others are the key store keys besides, while a rekey is under way.
+	Others []JoinKSK `json:"others,omitempty"`
+	CAKey  []byte    `json:"ca_key"` // envelope: the private key of the store's CA
+	CA     string    `json:"ca"`     // PEM: the store's CA
+	Tokens string    `json:"tokens"` // who may use the admin API: names, and hashes of tokens
+	Bus    JoinBus   `json:"bus"`
+}
+
+// JoinKSK is a key store key for a server that joins.
+type JoinKSK struct {
+	ID       string `json:"id"`
+	Envelope []byte `json:"envelope"`
 }

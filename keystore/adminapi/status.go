@@ -16,8 +16,10 @@ type Status struct {
 	Servers []Server       `json:"servers"`
 	Rings   []RingStatus   `json:"rings"`
 	Alarms  []Alarm        `json:"alarms,omitempty"`
-	FIPS    fips.Module    `json:"fips"` // of the server that answers
-	Core    Core           `json:"core"` // as the server that answers has it
+	// Rekey is set while one is under way, or servers still hold the former key store key.
+	Rekey *Rekey      `json:"rekey,omitempty"`
+	FIPS  fips.Module `json:"fips"` // of the server that answers
+	Core  Core        `json:"core"` // as the server that answers has it
 }
 
 // Core is where the ledgers are.

@@ -22,8 +22,8 @@ var (
 // WrongKeyError reports an unlock key that does not open a store's key store key.
 // It wraps ErrWrongKey.
 type WrongKeyError struct {
-	Unlock string       // "unlock file" or "passphrase file"
-	Path   string       // of that file
+	Unlock string       // "unlock file", "passphrase file" or "KMS key"
+	Path   string       // of that file, or the URL of that key
 	Store  string       // the store's name
 	Slots  []SlotKind   // the slots that it did not open
 	Tried  bool         // one of them was of its own kind
@@ -54,6 +54,9 @@ func (e *WrongKeyError) Error() string {
 func (e *WrongKeyError) Hint() string {
 	if !e.Tried && slices.Contains(e.Slots, SlotFile) {
 		return fmt.Sprintf("store %s is unlocked by a 32-byte file: name that file as the unlock file", e.Store)
+	}
+	if !e.Tried && slices.Contains(e.Slots, SlotKMS) {
+		return fmt.Sprintf("store %s is unlocked by a KMS key: name its URL as the unlock key (keytide slot list shows it)", e.Store)
 	}
 	if !e.Tried && len(e.Slots) > 0 {
 		return fmt.Sprintf("store %s is unlocked by a passphrase: name its file as the passphrase file", e.Store)

@@ -7,11 +7,15 @@ func KSKOf(secret keystore.Material) (*KSK, error) { return newKSK(secret) }
 
 // CheapSlot is NewSlot for a passphrase at the least cost that a slot may have.
 func CheapSlot(k *KSK, u UnlockKey, store string, kind SlotKind) ([]byte, error) {
-	p := slotParams{kind, cost{p1: 3, p2: 64 * 1024, p3: 4}}
+	p := slotParams{kind: kind, cost: cost{p1: 3, p2: 64 * 1024, p3: 4}}
 	if kind == SlotPBKDF2 {
 		p.cost = cost{p1: 210_000}
 	}
-	return newSlot(k, u, store, p)
+	prepared, err := prepare(u, p)
+	if err != nil {
+		return nil, err
+	}
+	return k.Slot(prepared, store)
 }
 
 // KSKBytes is what printing must never show of a key store key.

@@ -17,7 +17,7 @@ import (
 func TestFileSlot(t *testing.T) {
 	k, u := seal.NewKSK(), fileKey(t, 1)
 	slot := fileSlot(t, k, u, "main")
-	if kind, err := seal.KindOf(slot); len(slot) != seal.SlotSize || kind != seal.SlotFile || err != nil {
+	if kind, _, err := seal.KindOf(slot); len(slot) != seal.SlotSize || kind != seal.SlotFile || err != nil {
 		t.Fatalf("NewSlot = %d bytes of kind %v, %v; want %d of kind file", len(slot), kind, err, seal.SlotSize)
 	}
 	got, err := seal.OpenSlot(slot, u, "main")
@@ -36,7 +36,7 @@ func TestPassphraseSlot(t *testing.T) {
 	if err != nil {
 		t.Fatalf("NewSlot: %v", err)
 	}
-	if kind, err := seal.KindOf(slot); kind != passphraseKind() || err != nil {
+	if kind, _, err := seal.KindOf(slot); kind != passphraseKind() || err != nil {
 		t.Errorf("KindOf = %v, %v; want %v", kind, err, passphraseKind())
 	}
 	want := []uint32{3, 256 * 1024}

@@ -21,12 +21,14 @@ const (
 	maxPassphrase = 1024 // bytes
 )
 
-// An UnlockKey opens unlock slots: the 32 bytes of a file, or a passphrase. It
-// prints as the kind and path of its file.
+// An UnlockKey opens unlock slots: the 32 bytes of a file, a passphrase, or a key that
+// a key management service never gives away. It prints as the kind and path of its file,
+// or the URL of its key.
 type UnlockKey struct {
-	what   string // "unlock file" or "passphrase file"
+	what   string // "unlock file", "passphrase file" or "KMS key"
 	path   string
-	secret func() []byte // behind a func, where printing does not reach it
+	secret func() []byte // behind a func, where printing does not reach it; nil: a service's
+	keeper Keeper        // of a key management service; nil: of none
 }
 
 func (u UnlockKey) isPassphrase() bool { return u.what == passphraseFile }
@@ -34,6 +36,7 @@ func (u UnlockKey) isPassphrase() bool { return u.what == passphraseFile }
 const (
 	keyFile        = "unlock file"
 	passphraseFile = "passphrase file"
+	kmsKey         = "KMS key"
 )
 
 // FileKey reads an unlock key of 32 bytes from a secret file: as they are, or as 64

@@ -42,7 +42,7 @@ func newHistory(tb testing.TB) *history {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	slots, err := events.KSKValue{ID: kid(1), Slots: [][]byte{{1, 2, 3}}}.Encode()
+	slots, err := events.KSKValue{ID: kid(1), Slots: []events.Slot{{Record: []byte{1, 2, 3}}}}.Encode()
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -33,6 +33,20 @@ type fake struct {
 	calls                  atomic.Int32
 }
 
+func (f *fake) Rekey(context.Context) (adminapi.Rekey, error) { return adminapi.Rekey{}, f.err }
+func (f *fake) BeginRekey(context.Context, string, adminapi.BeginRekey) (adminapi.RekeyBegun, error) {
+	return adminapi.RekeyBegun{}, f.err
+}
+func (f *fake) UnlockSlots(context.Context) (adminapi.UnlockSlots, error) {
+	return adminapi.UnlockSlots{}, f.err
+}
+func (f *fake) AddSlot(context.Context, string, adminapi.AddSlot) (adminapi.SlotAdded, error) {
+	return adminapi.SlotAdded{}, f.err
+}
+func (f *fake) RemoveSlot(context.Context, string, keystore.KID, adminapi.RemoveSlot) (adminapi.SlotRemoved, error) {
+	return adminapi.SlotRemoved{}, f.err
+}
+
 func (f *fake) ask(actor string, v any) error {
 	f.calls.Add(1)
 	f.actor, f.asked = actor, v

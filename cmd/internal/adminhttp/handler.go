@@ -54,6 +54,7 @@ func New(cfg Config) http.Handler {
 	a.hostSecrets()
 	a.audit()
 	a.published()
+	a.rekeys()
 	a.streams(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, adminapi.Problem{

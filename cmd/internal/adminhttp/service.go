@@ -17,6 +17,7 @@ type Service interface {
 	Reader
 	Changer
 	Publisher
+	Rekeyer
 	TrustedHosts
 }
 

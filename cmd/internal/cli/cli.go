@@ -58,6 +58,7 @@ func newRoot(env Env) *cobra.Command {
 		app.statusCommand(), app.ringCommand(), app.rolloverCommand(), app.scheduleCommand(), app.historyCommand(), app.replayCommand(),
 		app.auditCommand(), app.backupCommand(), app.restoreCommand(), app.hostCommand(), app.cookieCommand(), app.versionCommand(),
 		app.keyCommand(staticKey), app.keyCommand(ticketKey), app.exportCommand(), app.importCommand(), app.recipientCommand(),
+		app.rekeyCommand(), app.slotCommand(),
 	)
 	app.complete(root)
 	root.InitDefaultCompletionCmd()

@@ -471,7 +471,7 @@ means: deploy/FIPS.md.`,
 
 // addPages gives a command and those below it their manuals.
 func addPages(cmd *cobra.Command) {
-	for _, pages := range []map[string]page{pages, keyPages} {
+	for _, pages := range []map[string]page{pages, keyPages, rekeyPages} {
 		addPagesOf(pages, cmd)
 	}
 }

@@ -29,7 +29,7 @@ func quietRoot() *cobra.Command {
 
 func TestEveryCommandHasItsManual(t *testing.T) {
 	left := make(map[string]bool)
-	for _, pages := range []map[string]page{pages, keyPages} {
+	for _, pages := range []map[string]page{pages, keyPages, rekeyPages} {
 		for path := range pages {
 			left[path] = true
 		}

@@ -55,7 +55,7 @@ func (s *service) commitRing(ctx context.Context, o order) (replication.Receipt,
 		if p.Type, p.Payload, err = events.EncodeRingChange(change); err != nil {
 			return p, err
 		}
-		p.Puts, err = s.sealed(change, o.made)
+		p.Puts, err = s.sealed(state, change, o.made)
 		return p, err
 	})
 	if err != nil {
@@ -71,10 +71,10 @@ func (s *service) commitRing(ctx context.Context, o order) (replication.Receipt,
 }
 
 // sealed wraps the material that a change makes.
-func (s *service) sealed(c keystore.Change, made map[keystore.KID]keystore.Material) ([]events.Put, error) {
+func (s *service) sealed(state *events.State, c keystore.Change, made map[keystore.KID]keystore.Material) ([]events.Put, error) {
 	var puts []events.Put
 	for _, k := range c.Made {
-		value, err := s.vault.seal(seal.Place{
+		value, err := s.vault.seal(state.KSK().Sealing, seal.Place{
 			Owner: ringOwner(c.Ring), Generation: uint64(c.Version), Purpose: purposes[k.Role], Created: k.Created,
 		}, made[k.KID])
 		if err != nil {
@@ -224,7 +224,7 @@ func (s *service) RegisterHost(ctx context.Context, actor string, req adminapi.R
 		if p.Type, p.Payload, err = events.EncodeHostChange(change); err != nil {
 			return p, err
 		}
-		value, err := s.sealSecret(req.Name, change.Secret, secret)
+		value, err := s.sealSecret(state, req.Name, change.Secret, secret)
 		p.Puts = []events.Put{value}
 		return p, err
 	})

@@ -17,6 +17,7 @@ import (
 	"github.com/keytide/keytide/keystore"
 	"github.com/keytide/keytide/keystore/fips"
 	"github.com/keytide/keytide/keystore/seal"
+	"github.com/keytide/keytide/keystore/seal/kms"
 	"github.com/keytide/keytide/keystore/secretfile"
 	"github.com/keytide/keytide/replication"
 	"github.com/keytide/keytide/replication/bus"
@@ -56,15 +57,65 @@ type Config struct {
 	nats   string                          // address of the bus for other NATS tools; dev alone sets it
 	dev    bool                            // the store must be a development store, and otherwise must not
 
-	step func(string) // if set, called at each step of a founding: tests die there
+	step func(string) // if set, called at each step of a founding and of a rekey: tests die there
 
 	clockOffset time.Duration // of the feed's clock; dev alone sets it
 }
 
-// Unlock names one secret file.
+// Unlock names one unlock key: a secret file, or a key at a key management service.
 type Unlock struct {
-	File           string `yaml:"file"`            // of 32 bytes
-	PassphraseFile string `yaml:"passphrase_file"` // or of a passphrase
+	File           string    `yaml:"file"`            // of 32 bytes
+	PassphraseFile string    `yaml:"passphrase_file"` // or of a passphrase
+	KMS            string    `yaml:"kms"`             // or the URL of a key: kms.Config says which forms there are
+	Vault          kms.Vault `yaml:"vault"`           // how to reach Vault or OpenBao, for a key of it
+
+	// Next is another unlock key, under which the next rekey wraps the new key store key:
+	// the one above can then be destroyed, and what only it opened is erased. If absent,
+	// a rekey goes on with the one above.
+	Next *Unlock `yaml:"next"`
+}
+
+func (u Unlock) check(report func(path, format string, args ...any), path string) {
+	named := 0
+	for _, name := range []string{u.File, u.PassphraseFile, u.KMS} {
+		if name != "" {
+			named++
+		}
+	}
+	if named != 1 {
+		report(path, "want file, passphrase_file or kms, one of the three")
+	}
+	if u.KMS != "" {
+		if err := (kms.Config{URL: u.KMS, Vault: u.Vault}).Check(); err != nil {
+			report(path+".kms", "%v", err)
+		}
+	} else if u.Vault != (kms.Vault{}) {
+		report(path+".vault", "is of kms alone")
+	}
+	if u.Next != nil {
+		if u.Next.Next != nil {
+			report(path+".next.next", "there is one next unlock key")
+		}
+		u.Next.check(report, path+".next")
+	}
+}
+
+func (u *Unlock) paths() []*string {
+	paths := []*string{&u.File, &u.PassphraseFile, &u.Vault.TokenFile, &u.Vault.CA}
+	if u.Next != nil {
+		paths = append(paths, u.Next.paths()...)
+	}
+	return paths
+}
+
+func (u Unlock) key() (seal.UnlockKey, error) {
+	switch {
+	case u.File != "":
+		return seal.FileKey(u.File)
+	case u.KMS != "":
+		return kms.Open(kms.Config{URL: u.KMS, Vault: u.Vault})
+	}
+	return seal.Passphrase(u.PassphraseFile)
 }
 
 // Genesis pins both ledgers by the hash of their first event, 64 hexadecimal digits.
@@ -162,9 +213,7 @@ func (c *Config) check(report strictyaml.Report) {
 	if c.Dir == "" {
 		report("dir", "is missing")
 	}
-	if (c.Unlock.File == "") == (c.Unlock.PassphraseFile == "") {
-		report("unlock", "want file or passphrase_file, one of the two")
-	}
+	c.Unlock.check(report, "unlock")
 	for _, pin := range []struct{ path, value string }{{"genesis.keys", c.Genesis.Keys}, {"genesis.hosts", c.Genesis.Hosts}} {
 		if _, err := parsePin(pin.value); err != nil {
 			report(pin.path, "%v", err)
@@ -271,9 +320,10 @@ func (c *Config) resolve(base string) {
 		return filepath.Join(dir, path)
 	}
 	paths := []*string{
-		&c.Dir, &c.Unlock.File, &c.Unlock.PassphraseFile, &c.Admin.Cert, &c.Admin.Key, &c.Admin.Tokens,
+		&c.Dir, &c.Admin.Cert, &c.Admin.Key, &c.Admin.Tokens,
 		&c.Feed.Cert, &c.Feed.Key, &c.Feed.CA,
 	}
+	paths = append(paths, c.Unlock.paths()...)
 	if c.Bus != nil {
 		paths = append(paths, c.Bus.paths()...)
 	}
@@ -304,11 +354,20 @@ func (c *Config) core() *CoreConfig {
 	return c.Bus.Core
 }
 
-func (c *Config) unlockKey() (seal.UnlockKey, error) {
-	if c.Unlock.File != "" {
-		return seal.FileKey(c.Unlock.File)
+func (c *Config) reach(step string) {
+	if c.step != nil {
+		c.step(step)
 	}
-	return seal.Passphrase(c.Unlock.PassphraseFile)
+}
+
+// unlockKeys are what the server starts with: its unlock key, and the next one.
+func (c *Config) unlockKeys() ([]seal.UnlockKey, error) {
+	key, err := c.Unlock.key()
+	if err != nil || c.Unlock.Next == nil {
+		return []seal.UnlockKey{key}, err
+	}
+	next, err := c.Unlock.Next.key()
+	return []seal.UnlockKey{key, next}, err
 }
 
 func (c *Config) tokens() (adminhttp.Tokens, error) {
@@ -326,7 +385,7 @@ func (c *Config) tokens() (adminhttp.Tokens, error) {
 // Check reads everything that a start would read, and reports all that is wrong.
 // It opens neither the store nor a port.
 func Check(c Config) error {
-	_, unlock := c.unlockKey()
+	_, unlock := c.unlockKeys()
 	_, tokens := c.tokens()
 	id, identity := loadIdentity(c.Dir)
 	if identity == nil {

@@ -270,6 +270,10 @@ func (c *coreMaking) ledgers(context.Context) error {
 	ksk := seal.NewKSK()
 	f := founder{vault: newVault(c.cfg.Store, ksk)}
 	for i, m := range c.cfg.Servers {
+		slotRegion := m.Region
+		if c.cfg.UnlockFile != "" || c.cfg.PassphraseFile != "" {
+			slotRegion = "" // every region starts by it
+		}
 		if i == 0 || c.cfg.UnlockFile == "" && c.cfg.PassphraseFile == "" {
 			unlock, err := InitConfig{UnlockFile: c.cfg.UnlockFile, PassphraseFile: c.cfg.PassphraseFile}.unlockKey(c.at(i))
 			if err != nil {
@@ -279,7 +283,7 @@ func (c *coreMaking) ledgers(context.Context) error {
 			if err != nil {
 				return err
 			}
-			f.slots = append(f.slots, slot)
+			f.slots = append(f.slots, events.Slot{Record: slot, Region: slotRegion})
 		}
 		id := identity{
 			Format: identityFormat, Store: c.cfg.Store, Epoch: 1, Region: m.Region, Server: m.Server, KSK: ksk.ID(),

@@ -253,7 +253,7 @@ func (r registrar) Register(ctx context.Context, req hub.Registration) (hub.Regi
 		if p.Type, p.Payload, err = events.EncodeHostChange(change); err != nil {
 			return p, err
 		}
-		value, err := r.sealSecret(req.Host, change.Secret, secret)
+		value, err := r.sealSecret(state, req.Host, change.Secret, secret)
 		p.Puts = []events.Put{value}
 		return p, err
 	})
@@ -292,8 +292,8 @@ func (r registrar) given(req hub.Registration) (hub.Registered, error) {
 }
 
 // sealSecret wraps a host's new secret for the ledger.
-func (s *service) sealSecret(name string, about host.Secret, secret keystore.Material) (events.Put, error) {
-	value, err := s.vault.seal(seal.Place{
+func (s *service) sealSecret(state *events.State, name string, about host.Secret, secret keystore.Material) (events.Put, error) {
+	value, err := s.vault.seal(state.KSK().Sealing, seal.Place{
 		Owner: hostOwner(name), Generation: about.Generation, Purpose: seal.PurposeHostSecret, Created: about.Created,
 	}, secret)
 	return events.Put{Key: events.MaterialKey(about.KID), Value: value}, err

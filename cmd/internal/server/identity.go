@@ -54,6 +54,15 @@ type identity struct {
 	// server that joined opens the key store key with its own unlock key, also while it
 	// is cut off.
 	Slots [][]byte `json:"slots,omitempty"`
+	// Former are key store keys that a rekey replaces, until nothing is sealed under
+	// them any more.
+	Former []formerKSK `json:"former,omitempty"`
+}
+
+// A formerKSK is a key store key that a rekey replaces, as this server unlocks it.
+type formerKSK struct {
+	KSK   keystore.KID `json:"ksk"`
+	Slots [][]byte     `json:"slots"`
 }
 
 // A sealedKey is one of the server's own keys, sealed under the KSK.

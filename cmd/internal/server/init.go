@@ -102,6 +102,11 @@ func (cfg InitConfig) unlockKey(temp string) (seal.UnlockKey, error) {
 	if path == "" {
 		path = filepath.Join(temp, unlockFile)
 	}
+	return FileKeyOrNew(path)
+}
+
+// FileKeyOrNew reads an unlock key of 32 bytes, or makes the file of one.
+func FileKeyOrNew(path string) (seal.UnlockKey, error) {
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 		return seal.FileKey(path)
 	}

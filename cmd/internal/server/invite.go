@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/keytide/keytide/cmd/internal/adminhttp"
@@ -63,7 +64,7 @@ func (s *service) InviteServer(ctx context.Context, actor, id string, req admina
 	s.log.Info("server invited", "server", id, "region", req.Region, "n", uint64(receipt.N), "actor", actor)
 	return adminapi.ServerInvited{
 		Receipt: receiptView(receipt), Server: id, Region: made.Region, ExpiresAt: made.Expires.UTC(),
-		Store: s.id.Store, Epoch: s.id.Epoch, KSK: s.id.KSK.String(), Genesis: adminapi.Pins(s.id.Genesis),
+		Store: s.id.Store, Epoch: s.id.Epoch, KSK: s.newestKSK().String(), Genesis: adminapi.Pins(s.id.Genesis),
 		Servers: []string{s.adminURL()}, CA: ca,
 	}, err
 }
@@ -118,7 +119,16 @@ func (s *service) JoinServer(ctx context.Context, token string, req adminapi.Joi
 	}
 	answer := adminapi.Joined{N: n, HostsN: hosts, CA: ca, Tokens: string(tokens), Bus: *s.joinBus}
 	to := seal.Address{Store: s.id.Store, Epoch: s.id.Epoch, Server: c.ID}
-	if answer.KSK, err = s.vault.ksk.SealTo(c.P256Key, to); err != nil {
+	newest := s.newestKSK() // it may be another than when it was invited
+	ksk, ok := s.vault.ksk(newest)
+	if !ok {
+		return adminapi.Joined{}, fmt.Errorf("key store key %s: %w: %w", newest, events.ErrUnavailable, errNoKSK)
+	}
+	answer.KSKID = newest.String()
+	if answer.KSK, err = ksk.SealTo(c.P256Key, to); err != nil {
+		return adminapi.Joined{}, err
+	}
+	if answer.Others, err = s.othersFor(c.P256Key, to, newest); err != nil {
 		return adminapi.Joined{}, err
 	}
 	to.Content = seal.ContentCA
@@ -127,6 +137,30 @@ func (s *service) JoinServer(ctx context.Context, token string, req adminapi.Joi
 	}
 	s.log.Info("server joined", "server", c.ID, "region", c.Region, "n", uint64(n))
 	return answer, nil
+}
+
+// othersFor are the key store keys besides the newest that something is still sealed
+// under, for a server that joins during a rekey.
+func (s *service) othersFor(key []byte, to seal.Address, newest keystore.KID) (others []adminapi.JoinKSK, err error) {
+	var seen []keystore.KID
+	for _, k := range []events.KSKState{kskOf(s.keys), kskOf(s.hosts)} {
+		for _, id := range []keystore.KID{k.Sealing, k.Former} {
+			if id == newest || id == (keystore.KID{}) || slices.Contains(seen, id) {
+				continue
+			}
+			seen = append(seen, id)
+			ksk, ok := s.vault.ksk(id)
+			if !ok {
+				return nil, fmt.Errorf("key store key %s: %w: %w", id, events.ErrUnavailable, errNoKSK)
+			}
+			envelope, err := ksk.SealTo(key, to)
+			if err != nil {
+				return nil, err
+			}
+			others = append(others, adminapi.JoinKSK{ID: id.String(), Envelope: envelope})
+		}
+	}
+	return others, nil
 }
 
 // storeCA reads the store's own CA, with which every policy server makes its

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -305,7 +306,8 @@ func (j *joining) reopen(id identity) error {
 // identity opens the key store key of the answer, and seals the server's keys under
 // it. Its own unlock key opens it from then on.
 func (j *joining) identity(answer adminapi.Joined) (identity, error) {
-	ksk, err := keystore.ParseKID(j.invite.KSK)
+	// A rekey since the invitation has made another one the newest.
+	ksk, err := keystore.ParseKID(cmp.Or(answer.KSKID, j.invite.KSK))
 	if err != nil {
 		return identity{}, err
 	}
@@ -323,7 +325,28 @@ func (j *joining) identity(answer adminapi.Joined) (identity, error) {
 		KSK: ksk, Slots: [][]byte{slot},
 	}
 	id.Genesis.Keys, id.Genesis.Hosts = j.invite.Genesis.Keys, j.invite.Genesis.Hosts
+	for _, other := range answer.Others {
+		former, err := j.former(to, other)
+		if err != nil {
+			return identity{}, err
+		}
+		id.Former = append(id.Former, former)
+	}
 	return id, id.sealKeys(opened, j.keys, now())
+}
+
+// former keeps a key store key that a rekey is replacing as the server joins.
+func (j *joining) former(to seal.Address, other adminapi.JoinKSK) (formerKSK, error) {
+	id, err := keystore.ParseKID(other.ID)
+	if err != nil {
+		return formerKSK{}, err
+	}
+	ksk, err := seal.KSKFrom(j.keys.p256, to, other.Envelope, id)
+	if err != nil {
+		return formerKSK{}, err
+	}
+	slot, err := seal.NewSlot(ksk, j.unlock, j.invite.Store)
+	return formerKSK{KSK: id, Slots: [][]byte{slot}}, err
 }
 
 // files writes all that a server has in its directory beside its identity.

@@ -36,6 +36,8 @@ type realm struct {
 	t   *testing.T
 	dir string
 	bus *bus.Bus
+	// step, if set, is called at each step of the servers started next.
+	step func(string)
 }
 
 // newRealm makes a store whose first server is ps-1.
@@ -69,7 +71,7 @@ func (w *realm) start(server string) *running {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	cfg.shared, cfg.Metrics.Listen = w.bus, ""
+	cfg.shared, cfg.Metrics.Listen, cfg.step = w.bus, "", w.step
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{log: &lockedBuffer{}}
 	ready, ended := make(chan Ready, 1), make(chan error, 1)

@@ -158,7 +158,7 @@ func (m *making) ledgers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f := founder{id: m.id, keys: keys, vault: newVault(m.id.Store, ksk), slots: [][]byte{slot}}
+	f := founder{id: m.id, keys: keys, vault: newVault(m.id.Store, ksk), slots: []events.Slot{{Record: slot}}}
 	m.id.Genesis.Keys, err = f.found(ctx, founding, events.Keys)
 	if err == nil {
 		m.id.Genesis.Hosts, err = f.found(ctx, founding, events.Hosts)
@@ -171,7 +171,7 @@ type founder struct {
 	id    identity
 	keys  serverKeys
 	vault *vault
-	slots [][]byte
+	slots []events.Slot
 	joins []events.Member // the other servers of a core
 }
 
@@ -201,7 +201,7 @@ func (f founder) founding(kind events.Kind) (ledgerFounding, error) {
 		return ledgerFounding{}, err
 	}
 	membership := seal.Generate()
-	sealed, err := f.vault.seal(seal.Place{
+	sealed, err := f.vault.seal(f.id.KSK, seal.Place{
 		Owner: "member", Generation: 1, Purpose: seal.PurposeMembership, Created: now(),
 	}, membership)
 	if err != nil {

@@ -93,7 +93,7 @@ func startVirtual(t *testing.T, cfg Config, log *slog.Logger, prepare func(*site
 	var err error
 	s.id, err = loadIdentity(cfg.Dir)
 	fail(err)
-	unlock, err := cfg.unlockKey()
+	unlock, err := cfg.unlockKeys()
 	fail(err)
 	fail(s.openBus())
 	s.feed = &listener{name: "feed", socket: nowhere{}}

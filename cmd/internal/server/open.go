@@ -46,6 +46,7 @@ type site struct {
 	service     *service
 	retention   *retention
 	activation  *activation
+	rekeying    *rekeying
 	sights      *sights
 
 	admin, feed  *listener
@@ -58,11 +59,7 @@ type site struct {
 	closers []func() error // run in reverse
 }
 
-func (s *site) reach(step string) {
-	if s.cfg.step != nil {
-		s.cfg.step(step)
-	}
-}
+func (s *site) reach(step string) { s.cfg.reach(step) }
 
 // open reads every file, takes every lock and opens every port that the server
 // needs. After an error nothing stays open.
@@ -82,7 +79,7 @@ func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *site, err error
 	if err := s.id.fits(cfg); err != nil {
 		return nil, err
 	}
-	unlock, err := cfg.unlockKey()
+	unlock, err := cfg.unlockKeys()
 	if err != nil {
 		return nil, fmt.Errorf("unlock key: %w", err)
 	}
@@ -117,7 +114,7 @@ func (s *site) later(fn func() error) { s.closers = append(s.closers, fn) }
 
 // openLedgers opens both ledgers and replicas, the key store key and, with it, the
 // server's signing key.
-func (s *site) openLedgers(ctx context.Context, unlock seal.UnlockKey) error {
+func (s *site) openLedgers(ctx context.Context, unlock []seal.UnlockKey) error {
 	pinKeys, pinHosts, err := s.id.pins()
 	if err != nil {
 		return err
@@ -138,15 +135,11 @@ func (s *site) openLedgers(ctx context.Context, unlock seal.UnlockKey) error {
 			return err
 		}
 	}
-	slots, err := s.slots(ctx, keys)
+	ksks, err := s.unlock(ctx, keys, unlock)
 	if err != nil {
 		return err
 	}
-	ksk, err := seal.Unlock(s.id.KSK, slots, unlock, s.id.Store)
-	if err != nil {
-		return err
-	}
-	own, err := s.id.openKeys(ksk)
+	own, err := s.id.openKeys(ksks[0])
 	if err != nil {
 		return err
 	}
@@ -156,7 +149,13 @@ func (s *site) openLedgers(ctx context.Context, unlock seal.UnlockKey) error {
 	if s.hosts, err = s.member(hosts, own.signing); err != nil {
 		return err
 	}
-	return s.openSource(newVault(s.id.Store, ksk), own.signing)
+	v := newVault(s.id.Store, ksks...)
+	if err := s.openSource(v, own.signing); err != nil {
+		return err
+	}
+	s.rekeying = newRekeying(s.service, own, unlock)
+	s.service.rekeying, s.source.learn = s.rekeying, s.rekeying.learnAll
+	return nil
 }
 
 // member makes the server's part in one ledger.
@@ -174,40 +173,6 @@ func (s *site) member(l *openedLedger, key ed25519.PrivateKey) (*replication.Mem
 		s.cfg.pace(&cfg)
 	}
 	return replication.New(cfg)
-}
-
-// slots returns the key store key's unlock slots: the replica's, or, for a replica
-// that has just been made, the ledger's. They prove themselves when they open.
-func (s *site) slots(ctx context.Context, l *openedLedger) ([][]byte, error) {
-	if len(s.id.Slots) > 0 {
-		return s.id.Slots, nil
-	}
-	key := events.KSKKey(s.id.KSK)
-	value, ok := l.replica.Value(key)
-	if !ok {
-		err := s.await(ctx, "the key store key", func(ctx context.Context) error {
-			found := errors.New("found")
-			err := l.log.Follow(ctx, 1, func(e events.Entry) error {
-				if e.Key != key {
-					return nil
-				}
-				value = append([]byte{}, e.Value...)
-				return found
-			})
-			if errors.Is(err, found) {
-				return nil
-			}
-			return err
-		})
-		if err != nil {
-			return nil, fmt.Errorf("the unlock slots of key store key %s: %w", s.id.KSK, err)
-		}
-	}
-	slots, err := events.DecodeKSK(value)
-	if err != nil {
-		return nil, fmt.Errorf("the unlock slots of key store key %s: %w", s.id.KSK, err)
-	}
-	return slots.Slots, nil
 }
 
 // openSource joins the replicas with the feed.

@@ -220,20 +220,19 @@ func (r *Restore) judge(x *replication.Replica) error {
 // openSigner opens the key store key and, with it, the key by which this server signs. It must
 // be a member at the end of what is restored.
 func (r *Restore) openSigner() error {
-	unlock, err := r.site.cfg.unlockKey()
+	unlock, err := r.site.cfg.unlockKeys()
 	if err != nil {
 		return fmt.Errorf("unlock key: %w", err)
 	}
 	slots := r.id.Slots
-	if len(slots) == 0 {
-		value, _ := r.ledgers[0].source.Value(events.KSKKey(r.id.KSK))
+	if value, ok := r.ledgers[0].source.Value(events.KSKKey(r.id.KSK)); ok {
 		ksk, err := events.DecodeKSK(value)
 		if err != nil {
 			return fmt.Errorf("the unlock slots of key store key %s: %w", r.id.KSK, err)
 		}
-		slots = ksk.Slots
+		slots = append(ksk.Records(), slots...)
 	}
-	ksk, err := seal.Unlock(r.id.KSK, slots, unlock, r.id.Store)
+	ksk, _, err := openKSK(r.id.KSK, slots, unlock, r.id.Store)
 	if err != nil {
 		return err
 	}

@@ -33,6 +33,7 @@ type service struct {
 	reference reference
 	generate  bool
 	scheduler *scheduler
+	rekeying  *rekeying
 	signer    ed25519.PrivateKey // signs what is exported, as it does events
 	// What a server that joins is told. joinBus is nil where the ledgers are this
 	// server's alone.
@@ -112,6 +113,9 @@ func (s *service) Status(context.Context) (adminapi.Status, error) {
 		}
 	}
 	answer.Alarms = s.alarms()
+	if rekey := s.rekeyView(); rekey.Phase != "none" {
+		answer.Rekey = &rekey
+	}
 	return answer, nil
 }
 
@@ -129,6 +133,7 @@ func (s *service) alarms() []adminapi.Alarm {
 	}
 	alarms = append(alarms, s.ringAlarms()...)
 	alarms = append(alarms, s.unvouched()...)
+	alarms = append(alarms, s.rekeyAlarms()...)
 	for _, f := range s.source.unfed() {
 		alarms = append(alarms, adminapi.Alarm{
 			Ledger: "feed", Kind: "material", Since: f.since,

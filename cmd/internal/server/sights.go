@@ -336,7 +336,7 @@ func (s *service) commitHosts(ctx context.Context, p replication.Proposal, names
 				continue
 			}
 			if m := made[name]; !m.IsZero() {
-				put, err := s.sealSecret(name, c.Secret, m)
+				put, err := s.sealSecret(state, name, c.Secret, m)
 				if err != nil {
 					return p, err
 				}

@@ -29,6 +29,7 @@ type source struct {
 	log          *slog.Logger
 	unopened     map[string]bool // hosts whose secrets did not open; rebuild's alone
 	rings        []keystore.Ring // of the newest state; rebuild's alone
+	learn        func()          // takes key store keys that a rekey has published; nil: none
 
 	mu      sync.Mutex // guards the fields below
 	state   *hub.State
@@ -139,6 +140,9 @@ func (s *source) servers() (urls, regions []string) {
 // looks at the hosts that have changed alone, so that registering many hosts does
 // not cost their number squared.
 func (s *source) rebuild() []error {
+	if s.learn != nil {
+		s.learn()
+	}
 	before := s.position()
 	var at position
 	var rings []keystore.Ring

@@ -39,7 +39,8 @@ func TestFeedProvesNothingWithoutItsKeys(t *testing.T) {
 func (r *running) commitSealedElsewhere(t *testing.T) keystore.N {
 	t.Helper()
 	made := seal.Generate()
-	elsewhere := newVault(r.id.Store, seal.NewKSK())
+	ksk := seal.NewKSK()
+	elsewhere := newVault(r.id.Store, ksk)
 	receipt, err := r.keys.Commit(t.Context(), func(state *events.State) (p replication.Proposal, err error) {
 		ring, _ := state.Ring(devRing)
 		change, err := ring.Rollover(keystore.Rollover{
@@ -49,7 +50,7 @@ func (r *running) commitSealedElsewhere(t *testing.T) keystore.N {
 		if err != nil {
 			return p, err
 		}
-		value, err := elsewhere.seal(seal.Place{
+		value, err := elsewhere.seal(ksk.ID(), seal.Place{
 			Owner: ringOwner(devRing), Generation: uint64(change.Version), Purpose: seal.PurposeDynamic, Created: change.Made[0].Created,
 		}, made)
 		if err != nil {

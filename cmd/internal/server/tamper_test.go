@@ -103,16 +103,17 @@ type fixed []byte
 func (f fixed) Value(string) ([]byte, bool) { return f, f != nil }
 
 func TestVaultRefusesWhatIsNotInItsPlace(t *testing.T) {
-	v := newVault("main", seal.NewKSK())
+	ksk := seal.NewKSK()
+	v := newVault("main", ksk)
 	m := seal.Generate()
-	value, err := v.seal(seal.Place{Owner: "ring:sso", Generation: 1, Purpose: seal.PurposeDynamic, Created: now()}, m)
+	value, err := v.seal(ksk.ID(), seal.Place{Owner: "ring:sso", Generation: 1, Purpose: seal.PurposeDynamic, Created: now()}, m)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, open := range map[string]func() error{
 		"another owner": func() error { _, err := v.open(fixed(value), "ring:web", m.KID()); return err },
 		"another kid":   func() error { _, err := v.open(fixed(value), "ring:sso", seal.Generate().KID()); return err },
-		"another store": func() error { _, err := newVault("other", v.ksk).open(fixed(value), "ring:sso", m.KID()); return err },
+		"another store": func() error { _, err := newVault("other", ksk).open(fixed(value), "ring:sso", m.KID()); return err },
 		"another KSK": func() error {
 			_, err := newVault("main", seal.NewKSK()).open(fixed(value), "ring:sso", m.KID())
 			return err

@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/keytide/keytide/events"
@@ -9,18 +10,51 @@ import (
 	"github.com/keytide/keytide/keystore/seal"
 )
 
-// A vault holds material that has been opened. It is safe for concurrent use.
+// A vault holds the key store keys that this server has, during a rekey several, and
+// material that has been opened. It is safe for concurrent use.
 type vault struct {
 	store string
-	ksk   *seal.KSK
 
-	mu     sync.Mutex // guards opened
+	mu     sync.Mutex // guards the fields below
+	ksks   map[keystore.KID]*seal.KSK
 	opened map[keystore.KID]keystore.Material
 }
 
-func newVault(store string, ksk *seal.KSK) *vault {
-	return &vault{store: store, ksk: ksk, opened: make(map[keystore.KID]keystore.Material)}
+func newVault(store string, ksks ...*seal.KSK) *vault {
+	v := &vault{store: store, ksks: make(map[keystore.KID]*seal.KSK), opened: make(map[keystore.KID]keystore.Material)}
+	for _, k := range ksks {
+		v.ksks[k.ID()] = k
+	}
+	return v
 }
+
+// ksk returns the key store key with this id.
+func (v *vault) ksk(id keystore.KID) (*seal.KSK, bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	k, ok := v.ksks[id]
+	return k, ok
+}
+
+func (v *vault) learn(k *seal.KSK) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.ksks[k.ID()] = k
+}
+
+// keep drops every key store key but these.
+func (v *vault) keep(ids ...keystore.KID) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for id := range v.ksks {
+		if !slices.Contains(ids, id) {
+			delete(v.ksks, id)
+		}
+	}
+}
+
+// errNoKSK: a key store key that this server has not got yet.
+var errNoKSK = fmt.Errorf("%w: this server has not got it yet", seal.ErrWrongKey)
 
 // values gives a ledger's verified value for a KV key.
 type values interface {
@@ -45,10 +79,7 @@ func (v *vault) open(from values, owner string, kid keystore.KID) (keystore.Mate
 	if err != nil {
 		return keystore.Material{}, fmt.Errorf("key %s of %s: %w", kid, owner, err)
 	}
-	m, err = v.ksk.Open(seal.Place{
-		Store: v.store, Owner: owner, KID: kid, Generation: sealed.Generation,
-		Purpose: seal.Purpose(sealed.Purpose), Alg: seal.Alg(sealed.Alg), Created: sealed.Created,
-	}, sealed.Record)
+	m, err = v.unseal(placed(v.store, owner, kid, sealed), sealed.Record)
 	if err != nil {
 		return keystore.Material{}, err
 	}
@@ -56,6 +87,25 @@ func (v *vault) open(from values, owner string, kid keystore.KID) (keystore.Mate
 	v.opened[kid] = m
 	v.mu.Unlock()
 	return m, nil
+}
+
+func placed(store, owner string, kid keystore.KID, m events.MaterialValue) seal.Place {
+	return seal.Place{
+		Store: store, Owner: owner, KID: kid, Generation: m.Generation,
+		Purpose: seal.Purpose(m.Purpose), Alg: seal.Alg(m.Alg), Created: m.Created,
+	}
+}
+
+func (v *vault) unseal(p seal.Place, record []byte) (keystore.Material, error) {
+	id, err := seal.RecordKSK(record)
+	if err != nil {
+		return keystore.Material{}, fmt.Errorf("%v: %w", p, err)
+	}
+	ksk, ok := v.ksk(id)
+	if !ok {
+		return keystore.Material{}, fmt.Errorf("%v is sealed under key store key %s: %w", p, id, errNoKSK)
+	}
+	return ksk.Open(p, record)
 }
 
 // forget drops material that is destroyed.
@@ -67,11 +117,15 @@ func (v *vault) forget(kids []keystore.KID) {
 	}
 }
 
-// seal wraps new material for its place and returns the value that the ledger
-// keeps of it.
-func (v *vault) seal(p seal.Place, m keystore.Material) ([]byte, error) {
+// seal wraps new material for its place under the key store key that the ledger says
+// is sealed with, and returns the value that the ledger keeps of it.
+func (v *vault) seal(under keystore.KID, p seal.Place, m keystore.Material) ([]byte, error) {
+	ksk, ok := v.ksk(under)
+	if !ok {
+		return nil, fmt.Errorf("key store key %s: %w: %w", under, events.ErrUnavailable, errNoKSK)
+	}
 	p.Store, p.KID, p.Alg = v.store, m.KID(), seal.AlgHKDFSHA256
-	record, err := v.ksk.Seal(p, m)
+	record, err := ksk.Seal(p, m)
 	if err != nil {
 		return nil, err
 	}
