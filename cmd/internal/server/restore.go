@@ -14,7 +14,6 @@ import (
 
 	"github.com/keytide/keytide/events"
 	"github.com/keytide/keytide/keystore"
-	"github.com/keytide/keytide/keystore/seal"
 	"github.com/keytide/keytide/replication"
 )
 
@@ -230,7 +229,7 @@ func (r *Restore) openSigner() error {
 		if err != nil {
 			return fmt.Errorf("the unlock slots of key store key %s: %w", r.id.KSK, err)
 		}
-		slots = append(ksk.Records(), slots...)
+		slots = append(slots[:len(slots):len(slots)], ksk.Records()...)
 	}
 	ksk, _, err := openKSK(r.id.KSK, slots, unlock, r.id.Store)
 	if err != nil {
