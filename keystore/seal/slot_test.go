@@ -114,14 +114,14 @@ func TestUnlockTriesEverySlot(t *testing.T) {
 	k, u := kskFrom(t, 0x40), fileKey(t, 1)
 	good := fileSlot(t, k, u, "main")
 	later := bytes.Clone(good)
-	later[1] = 4 // a kind that this program does not know
+	later[1] = 5 // a kind that this program does not know
 	broken := good[:20]
 	got, err := seal.Unlock(k.ID(), [][]byte{later, broken, fileSlot(t, k, fileKey(t, 2), "main"), good}, u, "main")
 	if err != nil || got.ID() != k.ID() {
 		t.Errorf("Unlock = %v, %v; want it opened by the last slot", got, err)
 	}
 	_, err = seal.Unlock(k.ID(), [][]byte{later, broken}, u, "main")
-	for _, want := range []string{"unknown kind of unlock slot 4", "not an unlock slot of 87 bytes"} {
+	for _, want := range []string{"unknown kind of unlock slot 5", "not an unlock slot of 87 bytes"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Unlock = %v, want %q in it", err, want)
 		}
