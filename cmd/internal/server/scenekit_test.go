@@ -229,7 +229,7 @@ func (a *actor) open() (err error) {
 	if a.id, err = loadIdentity(a.cfg.Dir); err != nil {
 		return err
 	}
-	unlock, err := a.cfg.unlockKey()
+	unlock, err := a.cfg.unlockKeys()
 	if err != nil {
 		return err
 	}
