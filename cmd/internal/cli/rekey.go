@@ -106,7 +106,7 @@ func rekeyText(v adminapi.Rekey) string {
 	case len(v.Waits) > 0:
 		return "waits for servers " + strings.Join(v.Waits, ", ")
 	case len(v.Slots) > 0:
-		return fmt.Sprintf("waits for %d unlock slots that no server opens (keytide rekey --status)", len(v.Slots))
+		return fmt.Sprintf("waits for unlock slots that no server opens: %d (keytide rekey --status)", len(v.Slots))
 	case v.Phase == "erasing":
 		return "ended; pending erasure: excluded servers hold the former key store key: " + strings.Join(v.Excluded, ", ")
 	case v.Phase == "taking":
