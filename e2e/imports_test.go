@@ -61,6 +61,7 @@ var layers = []layer{
 	{folder: "replication/backup", own: []string{"keystore", "keystore/host", "events"}},
 	{
 		folder:  "replication/bus",
+		tests:   []string{"replication/wan"},
 		modules: []string{"github.com/nats-io/nats.go", "github.com/nats-io/nats-server/v2", "github.com/nats-io/nkeys", "golang.org/x/sys"},
 	},
 	{folder: "replication/wan"},
