@@ -16,12 +16,13 @@ import (
 // unlock opens the key store key by one of the server's unlock keys, and, while a rekey
 // replaces another, that too. The first one returned seals the server's own keys.
 func (s *site) unlock(ctx context.Context, l *openedLedger, keys []seal.UnlockKey) ([]*seal.KSK, error) {
-	ksk, slot, err := openKSK(s.id.KSK, s.id.Slots, keys, s.id.Store)
+	ksk, _, err := openKSK(s.id.KSK, s.id.Slots, keys, s.id.Store)
 	if err != nil {
 		slots, fault := s.ledgerSlots(ctx, l)
 		if fault != nil && len(s.id.Slots) == 0 {
 			return nil, fault
 		}
+		var slot []byte
 		var again error
 		if ksk, slot, again = openKSK(s.id.KSK, slots, keys, s.id.Store); again != nil {
 			if len(slots) > 0 {
