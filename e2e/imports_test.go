@@ -33,7 +33,8 @@ var layers = []layer{
 	{folder: "keystore", tests: []string{"keystore/schedule"}},
 	{folder: "keystore/secretfile"},
 	{folder: "keystore/fips", own: []string{"keystore"}},
-	{folder: "keystore/adminapi", own: []string{"keystore", "keystore/fips"}},
+	{folder: "keystore/adminapi", own: []string{"keystore", "keystore/doctor", "keystore/fips"}},
+	{folder: "keystore/doctor", own: []string{"keystore"}},
 	{folder: "keystore/host", own: []string{"keystore", "keystore/ticket"}},
 	{folder: "keystore/ticket", own: []string{"keystore"}},
 	{folder: "keystore/bundle", own: []string{"keystore"}, modules: []string{"github.com/go-jose/go-jose/v4"}},
@@ -51,7 +52,7 @@ var layers = []layer{
 	},
 	{
 		folder: "replication",
-		own:    []string{"keystore", "keystore/host", "keystore/seal", "events", "events/ledger"},
+		own:    []string{"keystore", "keystore/doctor", "keystore/host", "keystore/seal", "events", "events/ledger"},
 		tests:  []string{"replication/bus"},
 		modules: []string{
 			"github.com/nats-io/nats.go", "github.com/oklog/ulid/v2", "go.etcd.io/bbolt",
@@ -62,7 +63,7 @@ var layers = []layer{
 	{
 		folder:  "replication/bus",
 		tests:   []string{"replication/wan"},
-		modules: []string{"github.com/nats-io/nats.go", "github.com/nats-io/nats-server/v2", "github.com/nats-io/nkeys", "golang.org/x/sys"},
+		modules: []string{"github.com/nats-io/nats.go", "github.com/nats-io/nats-server/v2", "github.com/nats-io/nkeys", "github.com/minio/highwayhash", "golang.org/x/sys"},
 	},
 	{folder: "replication/wan"},
 	{

@@ -54,6 +54,7 @@ func TestCoreOfThree(t *testing.T) {
 	if err := put(admin, "$KV.b.k"); err != nil {
 		t.Fatal(err)
 	}
+	t.Run("states", c.testStates)
 	t.Run("strangers", c.testStrangers)
 	t.Run("permissions", c.testPermissions)
 	t.Run("users", c.testUsers)

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"crypto/sha256"
 	"fmt"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -40,4 +41,10 @@ func (b *Bus) LeadsAny() bool {
 		}
 	}
 	return false
+}
+
+// ParseBlock reads a block's bytes.
+func ParseBlock(block []byte, stream string, number uint64, each func(Stored)) []Damage {
+	key := sha256.Sum256(fmt.Appendf(nil, "%s-%d", stream, number))
+	return parseBlock(block, key[:], each)
 }

@@ -108,8 +108,10 @@ func (g *gate) admitInner(srv *server.Server, c server.ClientAuthentication, tok
 	if err != nil {
 		return false
 	}
-	only := &server.SubjectPermission{Allow: []string{callSubject}}
-	c.RegisterUser(&server.User{Account: account, Permissions: &server.Permissions{Publish: only, Subscribe: only}})
+	c.RegisterUser(&server.User{Account: account, Permissions: &server.Permissions{
+		Publish:   &server.SubjectPermission{Allow: []string{callSubject, statesSubject}},
+		Subscribe: &server.SubjectPermission{Allow: []string{callSubject, statesInbox + ".>"}},
+	}})
 	return true
 }
 
