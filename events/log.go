@@ -37,6 +37,9 @@ type Batch struct {
 	Puts         []Put // the event's effects, in their order: sorted by key
 	Head         Head
 	HeadRevision Revision // that the head must have; 0: the ledger is empty
+	// Over is the revision that the event's own place must have. It is 0, because the
+	// place must be free, but where an event takes the place of what nobody may read.
+	Over Revision
 }
 
 // Check reports whether the batch is complete and consistent: puts that are
@@ -109,6 +112,9 @@ type Log interface {
 	// PutRecord stores a policy server's own record, unconditionally: nobody else
 	// may write it.
 	PutRecord(ctx context.Context, server string, value []byte) error
+	// PutBack stores, alone, what an event has put before: its own record, or an effect
+	// of it. The key must have the revision Expect.
+	PutBack(ctx context.Context, p Put) error
 	// Follow calls each with every entry from a revision on, in order, and goes on
 	// with new ones. It returns ctx's error, what each returned, or, as soon as it
 	// may have missed something, an error that wraps ErrInterrupted; each is never

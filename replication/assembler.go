@@ -47,6 +47,7 @@ type assembler struct {
 	beacons     beaconOrder       // of the newest accepted beacon
 	tip         tip               // what a beacon may say
 	halt        *halt             // the event that cannot be applied
+	passed      bool              // an event came before one that it follows: one was put back, or is missing
 	forked      bool              // sticks: nothing is applied any more
 
 	part part // verified, not handed over
@@ -235,10 +236,13 @@ func (a *assembler) takeEvent(v *verdict, n keystore.N, e events.Entry) {
 		a.takeKnown(v, n, e)
 	case a.halt != nil && n > a.halt.n:
 		// Nothing after the event that halts is looked at.
+	case n > next && a.state.N() == 0:
+		a.passed = true // nobody's signature can be told before event 1
 	case n > next && (e.Deleted || !a.signedByMember(e.Value)):
 		// Nobody's event, in a place that is not due: nothing is missing by that.
 		v.alarm(AlarmTampered, e.Key, "event %d is not due, and no member signed it", n)
 	case n > next:
+		a.passed = true
 		a.stop(v, next, e.Revision, fmt.Errorf("event %d is missing: event %d came in its place", next, n))
 	case e.Deleted:
 		a.stop(v, n, e.Revision, errors.New("it is deleted"))
@@ -289,6 +293,11 @@ func (a *assembler) takeNext(v *verdict, n keystore.N, e events.Entry) {
 		a.position, v.reread = a.halt.revision-1, true
 		v.end(AlarmHalted, events.LogKey(a.halt.n))
 		a.halt = nil
+	}
+	if a.passed {
+		// The event was put back, and stands behind those that follow it, and behind its
+		// own values: these were taken for nobody's.
+		a.position, a.passed, v.reread = 0, false, true
 	}
 	v.end(AlarmTampered, e.Key)
 	a.boundary = false

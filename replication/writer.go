@@ -54,7 +54,11 @@ type Decide func(*events.State) (Proposal, error)
 //     the log already or come there: the member goes on finding out unless the replica
 //     is stuck. The same request is safe to try again.
 func (m *Member) Commit(ctx context.Context, decide Decide) (Receipt, error) {
-	req := &commitRequest{ctx: ctx, decide: decide, done: make(chan commitResult, 1)}
+	return m.hand(ctx, &commitRequest{ctx: ctx, decide: decide, done: make(chan commitResult, 1)})
+}
+
+// hand gives a request to the writer and waits for what becomes of it.
+func (m *Member) hand(ctx context.Context, req *commitRequest) (Receipt, error) {
 	select {
 	case m.commits <- req:
 	case <-ctx.Done():
@@ -96,6 +100,7 @@ type commitRequest struct {
 	ctx    context.Context // of the caller; ends with the request
 	decide Decide
 	done   chan commitResult // holds one
+	over   *overwrite        // nil, but where the event takes a place that is taken
 
 	mu        sync.Mutex // guards the fields below
 	abandoned bool
@@ -133,7 +138,11 @@ func (m *Member) write(ctx context.Context) {
 	for {
 		select {
 		case req := <-m.commits:
-			receipt, err := m.commit(ctx, req)
+			commit := m.commit
+			if req.over != nil {
+				commit = m.commitOver
+			}
+			receipt, err := commit(ctx, req)
 			req.done <- commitResult{receipt, err}
 		case <-ctx.Done():
 			return
@@ -189,6 +198,59 @@ func (m *Member) commit(ctx context.Context, req *commitRequest) (Receipt, error
 			return Receipt{}, err
 		}
 	}
+}
+
+// An overwrite is the one write to a place that is taken, by what no member signed.
+type overwrite struct {
+	n     keystore.N
+	place events.Revision // of what stands there
+	head  events.Revision // of the head, which names event n-1
+}
+
+// commitOver writes event n over what stands in its place. The replica is halted by that,
+// and goes on when the event has come. The same bytes are sent until it has: they are
+// stored at most once, because they are conditional on what stands there.
+func (m *Member) commitOver(ctx context.Context, req *commitRequest) (Receipt, error) {
+	d, err := m.draft(req.decide)
+	if err != nil {
+		return Receipt{}, err
+	}
+	if d.event.N != req.over.n {
+		return Receipt{}, fmt.Errorf("%w: the ledger has gone on", events.ErrConflict)
+	}
+	d.batch.Over, d.batch.HeadRevision = req.over.place, req.over.head
+	if !req.send(d.event.ID) {
+		return Receipt{}, fmt.Errorf("%w: the caller has gone", events.ErrUnavailable)
+	}
+	retry := newBackoff(m.cfg.Seed+uint64(d.batch.N), settleFirst, settleMost)
+	for stored := false; ; { // stored: it may be
+		err := m.append(ctx, d.batch)
+		if err == nil || errors.Is(err, events.ErrUnknown) {
+			stored = true
+		} else if !stored {
+			return Receipt{}, err
+		}
+		wait, cancel := context.WithTimeout(req.ctx, retry.next())
+		arrived := m.replica.durable.await(wait, d.batch.N) == nil
+		cancel()
+		switch {
+		case arrived:
+			return m.overLanded(d)
+		case ctx.Err() != nil, req.ctx.Err() != nil:
+			return Receipt{}, fmt.Errorf("event %s: %w: %w", d.event.ID, events.ErrUnknown, errors.Join(ctx.Err(), req.ctx.Err()))
+		}
+	}
+}
+
+func (m *Member) overLanded(d draft) (Receipt, error) {
+	rec, err := m.replica.Record(d.batch.N)
+	if err == nil && rec.Hash() != d.batch.Head.Hash {
+		err = fmt.Errorf("%w: another event has taken the place", events.ErrConflict)
+	}
+	if err != nil {
+		return Receipt{}, err
+	}
+	return m.receipt(d.event), nil
 }
 
 // writable reports why this member must not write.

@@ -177,7 +177,9 @@ type Info struct {
 	Bytes    uint64
 	MaxBytes int64
 	Replicas int
-	Sealed   bool // takes no more writes
+	// MaxConsumers is how many may follow the bucket, Consumers how many do.
+	MaxConsumers, Consumers int
+	Sealed                  bool // takes no more writes
 	// Alone is whether the core server that answered has not heard from a majority of
 	// the core of late: one that is cut off, and does not know yet that it leads no more.
 	Alone bool
@@ -203,7 +205,7 @@ func (l *Ledger) Info(ctx context.Context) (Info, error) {
 	return Info{
 		Created: info.Created, First: Revision(info.State.FirstSeq), Last: Revision(info.State.LastSeq),
 		Msgs: info.State.Msgs, Bytes: info.State.Bytes, MaxBytes: info.Config.MaxBytes,
-		Replicas: info.Config.Replicas, Sealed: info.Config.Sealed,
+		Replicas: info.Config.Replicas, Sealed: info.Config.Sealed, MaxConsumers: info.Config.MaxConsumers, Consumers: info.State.Consumers,
 		Alone: alone(info.Cluster), Faults: settingsFaults(l.bucket, info.Config),
 	}, nil
 }

@@ -49,7 +49,7 @@ func (l *Ledger) Append(ctx context.Context, b Batch) (Revision, error) {
 // messages lays the batch out.
 func (l *Ledger) messages(b Batch) []*nats.Msg {
 	msgs := make([]*nats.Msg, 0, len(b.Puts)+2)
-	msgs = append(msgs, l.message(events.LogKey(b.N), b.Record, 0))
+	msgs = append(msgs, l.message(events.LogKey(b.N), b.Record, b.Over))
 	for _, p := range b.Puts {
 		msgs = append(msgs, l.put(p))
 	}
@@ -61,6 +61,14 @@ func (l *Ledger) message(key string, value []byte, expect Revision) *nats.Msg {
 		Subject: events.Subject(l.bucket, key), Data: value,
 		Header: nats.Header{jetstream.ExpectedLastSubjSeqHeader: {formatRevision(expect)}},
 	}
+}
+
+func (l *Ledger) put(p Put) *nats.Msg {
+	msg := l.message(p.Key, p.Value, p.Expect)
+	if p.Delete {
+		msg.Header[kvOperationHeader] = []string{kvDelete}
+	}
+	return msg
 }
 
 func formatRevision(r Revision) string { return strconv.FormatUint(uint64(r), 10) }
@@ -134,6 +142,17 @@ func (l *Ledger) PutBeacon(ctx context.Context, value []byte, head Revision) err
 	}
 	if _, err := l.request(ctx, msg); err != nil {
 		return fmt.Errorf("beacon: %w", err)
+	}
+	return nil
+}
+
+// PutBack stores what an event has put before. See events.Log.
+func (l *Ledger) PutBack(ctx context.Context, p Put) error {
+	if _, err := events.ParseKey(p.Key); err != nil {
+		return err
+	}
+	if _, err := l.request(ctx, l.put(p)); err != nil {
+		return fmt.Errorf("key %s: %w", p.Key, err)
 	}
 	return nil
 }
