@@ -56,6 +56,12 @@ func (f *fake) ask(actor string, v any) error {
 func (f *fake) Status(context.Context) (adminapi.Status, error) {
 	return adminapi.Status{Store: "main", Servers: []adminapi.Server{}, Rings: []adminapi.RingStatus{}}, f.ask("", nil)
 }
+func (f *fake) Doctor(context.Context) (adminapi.Diagnosis, error) {
+	return adminapi.Diagnosis{}, f.ask("", nil)
+}
+func (f *fake) Mend(_ context.Context, actor string, req adminapi.Mend) (adminapi.Mended, error) {
+	return adminapi.Mended{}, f.ask(actor, req)
+}
 func (f *fake) Rings(context.Context) (adminapi.Rings, error) {
 	return adminapi.Rings{}, f.ask("", nil)
 }

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"reflect"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -40,6 +42,7 @@ func New(cfg Config) http.Handler {
 	mux := http.NewServeMux()
 	conf := huma.DefaultConfig("Keytide admin API", cfg.Version)
 	conf.DocsPath, conf.SchemasPath, conf.CreateHooks = "", "", nil
+	conf.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	conf.NoFormatFallback = false
 	conf.RejectUnknownQueryParameters = true
 	conf.Transformers = []huma.Transformer{humaProblem}
@@ -53,6 +56,7 @@ func New(cfg Config) http.Handler {
 	a.servers()
 	a.hostSecrets()
 	a.audit()
+	a.doctor()
 	a.published()
 	a.rekeys()
 	a.streams(mux)
@@ -64,6 +68,18 @@ func New(cfg Config) http.Handler {
 		})
 	})
 	return http.MaxBytesHandler(a.authenticated(mux), maxBody)
+}
+
+// schemaName keeps what a doctor sees apart from what the API calls by the same name.
+func schemaName(t reflect.Type, hint string) string {
+	name := huma.DefaultSchemaNamer(t, hint)
+	for t.Kind() == reflect.Slice || t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if strings.HasSuffix(t.PkgPath(), "/keystore/doctor") {
+		return "Doctor" + name
+	}
+	return name
 }
 
 type api struct {

@@ -19,6 +19,14 @@ type Service interface {
 	Publisher
 	Rekeyer
 	TrustedHosts
+	Doctor
+}
+
+// A Doctor looks at what this server sees of the key store, and puts right what others
+// wrote past the servers.
+type Doctor interface {
+	Doctor(ctx context.Context) (adminapi.Diagnosis, error)
+	Mend(ctx context.Context, actor string, req adminapi.Mend) (adminapi.Mended, error)
 }
 
 // A Reader answers from the server's own replica and never waits for the network.

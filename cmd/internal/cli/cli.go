@@ -59,6 +59,7 @@ func newRoot(env Env) *cobra.Command {
 		app.auditCommand(), app.backupCommand(), app.restoreCommand(), app.hostCommand(), app.cookieCommand(), app.versionCommand(),
 		app.keyCommand(staticKey), app.keyCommand(ticketKey), app.exportCommand(), app.importCommand(), app.recipientCommand(),
 		app.rekeyCommand(), app.slotCommand(),
+		app.doctorCommand(),
 	)
 	app.complete(root)
 	root.InitDefaultCompletionCmd()

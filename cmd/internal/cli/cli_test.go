@@ -62,6 +62,7 @@ func runAgent() int {
 //	until REGEXP ARG...   run keytide ARG... until its standard output has a match
 //	save VAR PATH         keep the JSON value at PATH
 //	seal VAR FILE         seal a session with the keys that an agent of host file FILE gets
+//	overwrite ADDR BUCKET KEY  put a value of its own there, past the server at ADDR
 //	forge VAR KID         make what looks like a token that key KID sealed
 //	hostfile FILE HOST    FILE is an agent's host file of HOST, with the feed at $FEED
 func TestScripts(t *testing.T) {
@@ -76,6 +77,7 @@ func TestScripts(t *testing.T) {
 			"serve": serve, "stop": stop, "kill": kill, "log": printLog, "exits": exits, "agentexits": agentExits, "fields": fields, "save": save,
 			"follow": follow, "expect": expect, "until": until,
 			"hostfile": hostfile, "seal": sealToken, "forge": forgeToken,
+			"overwrite": overwrite,
 		},
 	})
 }

@@ -104,6 +104,27 @@ If anything fails on the way, run it again: what was sent is sent again.`,
   keytide server join --invite ps-2.invite --dir /srv/keytide \
     --feed-listen 0.0.0.0:7443`,
 	},
+	"keytide doctor": {
+		long: `Examine the key store: every server of the client profile reads its replica,
+the bucket, its own core server's files, disk, certificates and clock, and says
+what it has heard of the others. What they found is put together, and their
+histories are compared.
+
+Each finding has a stable code, a severity (info, warning, critical), what it
+is about and what it means, and the command or the steps that mend it. Exit
+code 0: nothing above info. 1: something is.
+
+--mend puts right what somebody wrote into the buckets past the servers, as an
+event that was written over: each entry is replaced by what a server's verified
+replica has, if it has not changed meanwhile. It lists them and asks first. A
+void event says so in the history. It mends nothing else.
+
+Servers examine themselves all the time as well, and what they find is among
+the alarms of keytide status. That does not read the whole ledger each time.`,
+		example: `  keytide doctor
+  keytide doctor -o json
+  keytide doctor --mend --reason "the old bus user was in other hands"`,
+	},
 	"keytide server exclude": {
 		long: `Let rollovers no longer wait for a policy server, because it is cut off for
 longer than a rollover may be held. It says what that costs and asks first;

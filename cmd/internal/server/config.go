@@ -57,6 +57,8 @@ type Config struct {
 	nats   string                          // address of the bus for other NATS tools; dev alone sets it
 	dev    bool                            // the store must be a development store, and otherwise must not
 
+	checkup time.Duration // of tests: between two looks at this server's health; 0: checkupPeriod
+
 	step func(string) // if set, called at each step of a founding and of a rekey: tests die there
 
 	clockOffset time.Duration // of the feed's clock; dev alone sets it

@@ -98,7 +98,7 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 
 // standing counts the alarms that status shows and that stand, by where they are.
 func standing(alarms []adminapi.Alarm) map[string]int {
-	count := map[string]int{events.Keys.String(): 0, events.Hosts.String(): 0, "feed": 0, "core": 0}
+	count := map[string]int{events.Keys.String(): 0, events.Hosts.String(): 0, "feed": 0, "core": 0, "doctor": 0}
 	for _, a := range alarms {
 		if a.Ended.IsZero() {
 			count[a.Ledger]++

@@ -207,6 +207,7 @@ func (s *site) openSource(v *vault, signer ed25519.PrivateKey) error {
 		core:      s.coreView,
 		expiring:  s.expiring,
 	}
+	s.service.checkup = newCheckup(s)
 	s.service.scheduler = newScheduler(s.service, s.log)
 	if s.service.joinBus, err = s.joinBus(); err != nil {
 		return err

@@ -134,6 +134,7 @@ func (s *site) start(ctx, front context.Context, g *errgroup.Group) error {
 	g.Go(func() error { return s.activation.run(front) })
 	g.Go(func() error { return s.rekeying.run(front) })
 	g.Go(func() error { return s.sights.run(front) })
+	g.Go(func() error { return s.service.checkup.run(front) })
 	if s.cfg.generates() {
 		g.Go(func() error { return s.service.scheduler.run(front) })
 	}

@@ -42,6 +42,7 @@ type service struct {
 	joinBus  *adminapi.JoinBus
 	core     func() adminapi.Core
 	expiring func() []adminapi.Alarm // of certificates
+	checkup  *checkup
 }
 
 var _ adminhttp.Service = (*service)(nil)
@@ -134,6 +135,7 @@ func (s *service) alarms() []adminapi.Alarm {
 	alarms = append(alarms, s.ringAlarms()...)
 	alarms = append(alarms, s.unvouched()...)
 	alarms = append(alarms, s.rekeyAlarms()...)
+	alarms = append(alarms, s.checkup.list()...)
 	for _, f := range s.source.unfed() {
 		alarms = append(alarms, adminapi.Alarm{
 			Ledger: "feed", Kind: "material", Since: f.since,

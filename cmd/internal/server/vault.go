@@ -71,6 +71,18 @@ func (v *vault) open(from values, owner string, kid keystore.KID) (keystore.Mate
 	if ok {
 		return m, nil
 	}
+	m, err := v.try(from, owner, kid)
+	if err != nil {
+		return keystore.Material{}, err
+	}
+	v.mu.Lock()
+	v.opened[kid] = m
+	v.mu.Unlock()
+	return m, nil
+}
+
+// try opens the ledger's record, whatever was opened before, and keeps nothing.
+func (v *vault) try(from values, owner string, kid keystore.KID) (keystore.Material, error) {
 	value, ok := from.Value(events.MaterialKey(kid))
 	if !ok {
 		return keystore.Material{}, fmt.Errorf("key %s of %s: %w: the ledger has no material for it", kid, owner, keystore.ErrNotFound)
@@ -79,14 +91,7 @@ func (v *vault) open(from values, owner string, kid keystore.KID) (keystore.Mate
 	if err != nil {
 		return keystore.Material{}, fmt.Errorf("key %s of %s: %w", kid, owner, err)
 	}
-	m, err = v.unseal(placed(v.store, owner, kid, sealed), sealed.Record)
-	if err != nil {
-		return keystore.Material{}, err
-	}
-	v.mu.Lock()
-	v.opened[kid] = m
-	v.mu.Unlock()
-	return m, nil
+	return v.unseal(placed(v.store, owner, kid, sealed), sealed.Record)
 }
 
 func placed(store, owner string, kid keystore.KID, m events.MaterialValue) seal.Place {
