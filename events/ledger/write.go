@@ -63,14 +63,6 @@ func (l *Ledger) message(key string, value []byte, expect Revision) *nats.Msg {
 	}
 }
 
-func (l *Ledger) put(p Put) *nats.Msg {
-	msg := l.message(p.Key, p.Value, p.Expect)
-	if p.Delete {
-		msg.Header[kvOperationHeader] = []string{kvDelete}
-	}
-	return msg
-}
-
 func formatRevision(r Revision) string { return strconv.FormatUint(uint64(r), 10) }
 
 // Lay stores what a bucket that has not begun begins with, in order. It knows no events: it
