@@ -128,6 +128,9 @@ func (m *moved) PutBeacon(ctx context.Context, value []byte, head events.Revisio
 func (m *moved) PutRecord(ctx context.Context, server string, value []byte) error {
 	return m.now().PutRecord(ctx, server, value)
 }
+func (m *moved) PutBack(ctx context.Context, p events.Put) error {
+	return m.now().PutBack(ctx, p)
+}
 func (m *moved) Follow(ctx context.Context, from events.Revision, each func(events.Entry) error) error {
 	return m.now().Follow(ctx, from, each)
 }
