@@ -3,6 +3,7 @@ package replication
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/keytide/keytide/events"
@@ -48,6 +49,7 @@ type assembler struct {
 	tip         tip               // what a beacon may say
 	halt        *halt             // the event that cannot be applied
 	passed      bool              // an event came before one that it follows: one was put back, or is missing
+	sought      keystore.N        // the event for whose key material all was read anew
 	forked      bool              // sticks: nothing is applied any more
 
 	part part // verified, not handed over
@@ -187,14 +189,19 @@ func (a *assembler) noteRevision(v *verdict, e events.Entry) {
 	a.part.revisions[e.Key] = e.Revision
 }
 
-// show hands the state over to be shown, unless key material is outstanding.
+// show hands the state over to be shown, unless key material is outstanding. That may
+// stand before its event, where this was put back: so all is read once more before it
+// counts as missing.
 func (a *assembler) show(v *verdict) {
-	for key := range a.outstanding {
-		if isMaterial(key) {
-			v.alarm(AlarmHalted, key, "event %d cannot be applied: this key material is missing", a.state.N())
-		}
+	missing := slices.DeleteFunc(slices.Collect(maps.Keys(a.outstanding)), func(key string) bool { return !isMaterial(key) })
+	if len(missing) > 0 && a.sought < a.state.N() {
+		a.position, a.sought, v.reread = 0, a.state.N(), true
+		return
 	}
-	if len(v.raise) > 0 && slices.ContainsFunc(v.raise, func(al Alarm) bool { return al.Kind == AlarmHalted }) {
+	for _, key := range missing {
+		v.alarm(AlarmHalted, key, "event %d cannot be applied: this key material is missing", a.state.N())
+	}
+	if len(missing) > 0 {
 		return
 	}
 	if number := a.state.Epoch().Number; number != a.pin.Epoch {

@@ -356,7 +356,12 @@ func TestHaltOfMissingMaterialEndsWithTheKey(t *testing.T) {
 	lost := events.MaterialKey(current.KID)
 	s := newShelf(p.Pin)
 	a := s.assembler()
-	s.take(t, a, slices.DeleteFunc(slices.Concat(p.Stream[:len(p.Stream)-len(batch)], batch), func(e events.Entry) bool { return e.Key == lost })...)
+	left := slices.DeleteFunc(slices.Concat(p.Stream[:len(p.Stream)-len(batch)], batch), func(e events.Entry) bool { return e.Key == lost })
+	s.take(t, a, left...)
+	if a.position != 0 || len(s.alarms) > 0 {
+		t.Fatalf("position = %d, alarms = %v; want that all is read anew before a key counts as missing", a.position, s.alarms)
+	}
+	s.take(t, a, left...)
 	if _, ok := s.alarms[alarmID{AlarmHalted, lost}]; !ok {
 		t.Fatalf("alarms = %v, want %s missing", s.alarms, lost)
 	}

@@ -32,7 +32,7 @@ const (
 
 var (
 	errKicked = errors.New("following anew was asked for")
-	errReread = errors.New("a halt or a fork has ended: what was passed by is read again")
+	errReread = errors.New("what was passed by is read again")
 )
 
 // follow is the replicator: it follows the bucket for as long as ctx lasts, anew
