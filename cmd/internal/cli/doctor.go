@@ -96,14 +96,14 @@ func (a *app) mend(ctx context.Context, client *adminhttp.Client, out *output, c
 	for _, f := range found.Findings {
 		if f.Repair != nil {
 			repairs = append(repairs, *f.Repair)
-			fmt.Fprintf(&what, "%s: %s\n", f.Subject, strings.Join(wrap(f.Text, width-2), "\n  "))
+			fmt.Fprintln(&what, strings.Join(wrap(f.Subject+": "+f.Text, width-2), "\n  "))
 		}
 	}
 	if len(repairs) == 0 {
 		fmt.Fprintln(a.Stderr, "nothing is there that this command mends")
 		return a.showChecked(out, found)
 	}
-	fmt.Fprintf(&what, "Each is replaced by what the verified replica has; only if it has not changed meanwhile.")
+	what.WriteString("Each is replaced by what the verified replica has, if it has not changed since.")
 	if err := change.confirm(a, "mend", what.String()); err != nil {
 		return err
 	}
@@ -149,9 +149,9 @@ func printChecked(w io.Writer, found checked) {
 		fmt.Fprintln(w, "nothing is wrong")
 	}
 	for _, f := range found.Findings {
-		head := fmt.Sprintf("%s  %s  %s", strings.ToUpper(f.Severity.String()), f.Code, f.Subject)
+		head := fmt.Sprintf("%s %s %s", strings.ToUpper(f.Severity.String()), f.Code, f.Subject)
 		if f.Server != "" && f.Server != f.Subject {
-			head += "  seen by " + f.Server
+			head += " seen by " + f.Server
 		}
 		fmt.Fprintf(w, "\n%s\n", strings.Join(wrap(head, width), "\n  "))
 		fmt.Fprintf(w, "  %s\n", strings.Join(wrap(f.Text, width-2), "\n  "))
