@@ -116,7 +116,7 @@ func TestDoctorMends(t *testing.T) {
 // TestDoctorSeesAWrongKeyStoreKey: a key that another key store key has sealed.
 func TestDoctorSeesAWrongKeyStoreKey(t *testing.T) {
 	r := start(t, filepath.Join(t.TempDir(), "dev"))
-	r.service.vault.keep() // none: all that it meets is sealed by another
+	r.service.vault.keep()                                 // none: all that it meets is sealed by another
 	r.diagnose(t, doctor.WrongKSK, doctor.UnvouchedServer) // nor does the membership key open
 }
 
