@@ -135,9 +135,9 @@ func sorted(findings []Finding) []Finding {
 // not about the server that saw it, is listed once.
 func Merge(lists ...[]Finding) []Finding {
 	type id struct {
-		code             Code
-		server, subject  string
-		repair, severity string
+		code            Code
+		server, subject string
+		repair          string
 	}
 	seen := make(map[id]bool)
 	all := []Finding{}
