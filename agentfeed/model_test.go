@@ -150,6 +150,7 @@ func TestAgentsAmongServersThatFail(t *testing.T) {
 					for _, end := range ends {
 						end()
 					}
+					time.Sleep(2 * muteLimit) // of virtual time: no handler may be left in the bubble
 				}()
 				for range 4 {
 					for range 400 {
