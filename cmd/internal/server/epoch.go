@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -140,17 +141,21 @@ func (s *site) bind(kind events.Kind, number keystore.Epoch) (*ledger.Ledger, er
 func (s *site) moveTo(ctx context.Context, number keystore.Epoch) error {
 	next := s.id
 	next.Epoch = number
+	var asides []setAside
 	for _, kind := range []events.Kind{events.Keys, events.Hosts} {
 		aside, err := s.build(ctx, next, kind)
 		if err != nil {
 			return s.refuseEpoch(kind, number, err)
 		}
 		if aside != nil {
-			next.SetAside = append(next.SetAside, *aside)
+			asides = append(asides, *aside)
 		}
 	}
 	s.reach("epoch built")
-	if err := next.save(s.cfg.Dir); err != nil {
+	err := s.disk.change(func(id *identity) {
+		id.Epoch, id.SetAside = number, append(slices.Clip(id.SetAside), asides...)
+	})
+	if err != nil {
 		return err
 	}
 	s.reach("epoch saved")

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/keytide/keytide/events"
@@ -102,6 +103,36 @@ func (id identity) save(dir string) error {
 		return err
 	}
 	return secretfile.Replace(filepath.Join(dir, identityFile), append(text, '\n'))
+}
+
+// A keptIdentity is a running server's identity, as it is on the disk. Several parts change
+// it while the server runs, each fields of its own, so each changes what is there now and not
+// what was there when the server started. It is safe for concurrent use.
+type keptIdentity struct {
+	dir string
+
+	mu sync.Mutex // guards id, and the file
+	id identity
+}
+
+func (k *keptIdentity) now() identity {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.id
+}
+
+// change replaces the file as one: a crash leaves the server with the former identity or
+// the next. fn must not write to what the former one's slices hold.
+func (k *keptIdentity) change(fn func(*identity)) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	next := k.id
+	fn(&next)
+	if err := next.save(k.dir); err != nil {
+		return err
+	}
+	k.id = next
+	return nil
 }
 
 // fits reports where the directory and the configuration differ.

@@ -27,9 +27,10 @@ import (
 
 // A site is one policy server with everything that it has opened.
 type site struct {
-	cfg Config
-	id  identity
-	log *slog.Logger
+	cfg  Config
+	id   identity // as it was when the ledgers were opened
+	disk *keptIdentity
+	log  *slog.Logger
 
 	bus         *bus.Bus     // the embedded server; nil: the ledgers are elsewhere
 	keepBus     bool         // close leaves it running
@@ -115,6 +116,7 @@ func (s *site) later(fn func() error) { s.closers = append(s.closers, fn) }
 // openLedgers opens both ledgers and replicas, the key store key and, with it, the
 // server's signing key.
 func (s *site) openLedgers(ctx context.Context, unlock []seal.UnlockKey) error {
+	s.disk = &keptIdentity{dir: s.cfg.Dir, id: s.id}
 	pinKeys, pinHosts, err := s.id.pins()
 	if err != nil {
 		return err
@@ -153,7 +155,7 @@ func (s *site) openLedgers(ctx context.Context, unlock []seal.UnlockKey) error {
 	if err := s.openSource(v, own.signing); err != nil {
 		return err
 	}
-	s.rekeying = newRekeying(s.service, own, unlock)
+	s.rekeying = newRekeying(s.service, s.disk, own, unlock)
 	s.service.rekeying, s.source.learn = s.rekeying, s.rekeying.learnAll
 	return nil
 }

@@ -28,17 +28,17 @@ const (
 type rekeying struct {
 	service *service
 	log     *slog.Logger
+	disk    *keptIdentity
 	own     serverKeys
 	unlock  []seal.UnlockKey // the last one wraps what is new
 	period  time.Duration
 
-	mu  sync.Mutex // guards the fields below
-	id  identity   // as it is on the disk
+	mu  sync.Mutex // guards the field below
 	why string     // what stands in the way; logged when it changes
 }
 
-func newRekeying(s *service, own serverKeys, unlock []seal.UnlockKey) *rekeying {
-	return &rekeying{service: s, log: s.log, own: own, unlock: unlock, period: rekeyPeriod, id: s.id}
+func newRekeying(s *service, disk *keptIdentity, own serverKeys, unlock []seal.UnlockKey) *rekeying {
+	return &rekeying{service: s, log: s.log, disk: disk, own: own, unlock: unlock, period: rekeyPeriod}
 }
 
 // run looks at every event and, while a rekey is under way, every period, until ctx
@@ -196,12 +196,9 @@ func (r *rekeying) take(ctx context.Context) error {
 }
 
 // save keeps the newest key store key on the disk, and the one before beside it until
-// nothing is sealed under it any more. The file is replaced as one: a crash leaves the
-// server with the one or the other.
+// nothing is sealed under it any more.
 func (r *rekeying) save(newest keystore.KID) error {
-	r.mu.Lock()
-	id := r.id
-	r.mu.Unlock()
+	id := r.disk.now()
 	if id.KSK == newest {
 		return nil
 	}
@@ -228,15 +225,15 @@ func (r *rekeying) save(newest keystore.KID) error {
 	return r.keep(id)
 }
 
+// keep saves what of id is about key store keys: nobody else changes that.
 func (r *rekeying) keep(id identity) error {
-	if err := id.save(r.service.cfg.Dir); err != nil {
-		return err
+	err := r.disk.change(func(now *identity) {
+		now.KSK, now.Slots, now.Former, now.SigningKey, now.P256Key = id.KSK, id.Slots, id.Former, id.SigningKey, id.P256Key
+	})
+	if err == nil {
+		r.service.cfg.reach("rekey saved")
 	}
-	r.mu.Lock()
-	r.id = id
-	r.mu.Unlock()
-	r.service.cfg.reach("rekey saved")
-	return nil
+	return err
 }
 
 // confirm says in the ledger that this server holds the newest key store key, takes its
@@ -311,9 +308,7 @@ func (r *rekeying) successors(before, newest keystore.KID) ([]events.Slot, error
 // own replicas.
 func (r *rekeying) drop() error {
 	keys, hosts := kskOf(r.service.keys), kskOf(r.service.hosts)
-	r.mu.Lock()
-	id := r.id
-	r.mu.Unlock()
+	id := r.disk.now()
 	// Ledgers are brought over one after the other: a key store key of either lives.
 	live := []keystore.KID{id.KSK, keys.Sealing, keys.Next, keys.Former, hosts.Sealing, hosts.Next, hosts.Former}
 	r.service.vault.keep(live...)

@@ -33,7 +33,7 @@ func (s *site) unlock(ctx context.Context, l *openedLedger, keys []seal.UnlockKe
 		// A copy of its own opens also while the server is away from the ledger, and
 		// takes the place of one that another unlock key opened.
 		s.id.Slots = [][]byte{slot}
-		if err := s.id.save(s.cfg.Dir); err != nil {
+		if err := s.disk.change(func(id *identity) { id.Slots = s.id.Slots }); err != nil {
 			return nil, err
 		}
 	}

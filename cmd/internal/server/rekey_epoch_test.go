@@ -1,0 +1,48 @@
+package server
+
+import (
+	"testing"
+
+	"github.com/keytide/keytide/events"
+	"github.com/keytide/keytide/keystore"
+)
+
+// TestAServerKeepsTheNextKeyStoreKeyInALaterEpoch: a server that has run since before a
+// rekey moves to the epoch of a restore, with the key store key that it has taken since it
+// started: nobody has the former one any more.
+func TestAServerKeepsTheNextKeyStoreKeyInALaterEpoch(t *testing.T) {
+	w := newRealm(t)
+	first := w.start("ps-1")
+	if err := w.join(first.invite(t, "ps-2")); err != nil {
+		t.Fatal(err)
+	}
+	second := runMover(t, w.path("ps-2"), func(c *Config) { c.shared, c.Metrics.Listen = w.bus, "" })
+	second.await(1, events.Fresh)
+	first.createRing(t, "sso")
+	before := w.identity("ps-2").KSK
+	first.begin(t)
+	after, err := keystore.ParseKID(first.rekeyed(t).KSK)
+	if err != nil || after == before {
+		t.Fatalf("rekeyed to %s: %v", after, err)
+	}
+	await(t, "ps-2's own file", func() bool { id := w.identity("ps-2"); return id.KSK == after && len(id.Former) == 0 })
+	if err := first.stop(); err != nil {
+		t.Fatal(err)
+	}
+	js := second.now().js
+	for _, kind := range []events.Kind{events.Keys, events.Hosts} { // the core is lost
+		if err := js.DeleteKeyValue(t.Context(), events.BucketName(kind, "main", 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg := restoreConfig(t, w.path("ps-1"))
+	cfg.Config.shared = w.bus
+	if _, err := restore(t, withReplicas(cfg, w.path("ps-1"))); err != nil {
+		t.Fatal(err)
+	}
+	second.await(2, events.Fresh)
+	if id := w.identity("ps-2"); id.Epoch != 2 || id.KSK != after {
+		t.Errorf("ps-2 is in epoch %d with key store key %s, want epoch 2 and %s", id.Epoch, id.KSK, after)
+	}
+	second.createRing("late")
+}
