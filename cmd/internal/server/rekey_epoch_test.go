@@ -1,6 +1,7 @@
 package server
 
 import (
+	"path/filepath"
 	"testing"
 
 	"github.com/keytide/keytide/events"
@@ -45,4 +46,38 @@ func TestAServerKeepsTheNextKeyStoreKeyInALaterEpoch(t *testing.T) {
 		t.Errorf("ps-2 is in epoch %d with key store key %s, want epoch 2 and %s", id.Epoch, id.KSK, after)
 	}
 	second.createRing("late")
+}
+
+// TestRestoreToBeforeARekey: what is restored is older than the newest rekey, and sealed
+// under the key store key that the rekey ended. The server's unlock key opens that one by its
+// slot in what is restored.
+func TestRestoreToBeforeARekey(t *testing.T) {
+	dir := newStore(t, "partners")
+	older := t.TempDir()
+	for _, file := range []string{keysFile, hostsFile} {
+		copyFile(t, filepath.Join(dir, file), filepath.Join(older, file))
+	}
+	r := start(t, dir)
+	before := kskOf(r.keys).Sealing
+	r.begin(t)
+	r.rekeyed(t)
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	wipeBus(t, dir)
+	if _, err := restore(t, withReplicas(restoreConfig(t, dir), older)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // and again from its own file
+		m := runMover(t, dir, nil)
+		s := m.await(2, events.Fresh)
+		if _, err := s.service.ring("partners"); err != nil || kskOf(s.keys).Sealing != before {
+			t.Errorf("ring partners: %v, sealed under %s, want %s", err, kskOf(s.keys).Sealing, before)
+		}
+		await(t, "the server's own file", func() bool {
+			id, err := loadIdentity(dir)
+			return err == nil && id.KSK == before && len(id.Former) == 0
+		})
+		m.end()
+	}
 }

@@ -46,7 +46,36 @@ func (s *site) unlock(ctx context.Context, l *openedLedger, keys []seal.UnlockKe
 		}
 		ksks = append(ksks, k)
 	}
-	return ksks, nil
+	return append(ksks, s.turnedBack(l, ksks, keys)...), nil
+}
+
+// turnedBack opens, by their slots in the ledger, key store keys that the ledger names and this
+// server neither has nor is to be given: what was restored is older than a rekey, and sealed
+// under a key store key that the rekey ended. One that stays closed is reported when it is used.
+func (s *site) turnedBack(l *openedLedger, have []*seal.KSK, keys []seal.UnlockKey) (found []*seal.KSK) {
+	if l.empty() {
+		return nil
+	}
+	var k events.KSKState
+	l.replica.Read(func(state *events.State) { k = state.KSK() })
+	for _, id := range []keystore.KID{k.Next, k.Sealing, k.Former} {
+		value, ok := l.replica.Value(events.KSKKey(id))
+		if !ok || slices.ContainsFunc(have, func(k *seal.KSK) bool { return k.ID() == id }) {
+			continue
+		}
+		slots, err := events.DecodeKSK(value)
+		if err != nil {
+			continue
+		}
+		if _, ok := slots.Envelope(s.id.Server); ok {
+			continue
+		}
+		if ksk, _, err := openKSK(id, slots.Records(), keys, s.id.Store); err == nil {
+			s.log.Warn("the ledger is older than this server's key store key; its own one opens by an unlock slot", "ksk", id.String())
+			found = append(found, ksk)
+		}
+	}
+	return found
 }
 
 // openKSK opens a key store key by the first slot that one of the unlock keys opens. If
