@@ -29,8 +29,9 @@ store key is sealed to members alone.`,
 	"keytide slot": {
 		long: `An unlock slot holds the key store key for one unlock key: a passphrase, a file
 of 32 bytes, or a key at a key management service. Servers start by a slot that
-their unlock key opens. The ledger has at most 16; a server that joined by
-invitation has one of its own besides, in its directory.`,
+their unlock key opens. The ledger has at most 16. Every server keeps one of its
+own besides, in its directory, from its first start on: a slot that is removed
+still starts the servers that have started by it.`,
 		example: "  keytide slot list\n  keytide slot add --out /media/safe/passphrase --label safe",
 	},
 	"keytide slot list": {

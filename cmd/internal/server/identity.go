@@ -52,8 +52,8 @@ type identity struct {
 	SigningKey sealedKey  `json:"signing_key"` // an Ed25519 seed
 	P256Key    sealedKey  `json:"p256_key"`    // a scalar; what is for this server alone is sealed to it
 	// Slots are unlock slots of the server's own, beside those that the ledger has: a
-	// server that joined opens the key store key with its own unlock key, also while it
-	// is cut off.
+	// copy of the one by which it started first, or one that it made when it joined or took
+	// the key store key. So it starts while it is cut off, and when the ledger's is removed.
 	Slots [][]byte `json:"slots,omitempty"`
 	// Former are key store keys that a rekey replaces, until nothing is sealed under
 	// them any more.
