@@ -50,8 +50,8 @@ func (s *site) unlock(ctx context.Context, l *openedLedger, keys []seal.UnlockKe
 }
 
 // turnedBack opens, by their slots in the ledger, key store keys that the ledger names and this
-// server neither has nor is to be given: what was restored is older than a rekey, and sealed
-// under a key store key that the rekey ended. One that stays closed is reported when it is used.
+// server neither has nor is to be given: the ledger, or else this server's directory, was turned
+// back to before a rekey. One that stays closed is reported when it is used.
 func (s *site) turnedBack(l *openedLedger, have []*seal.KSK, keys []seal.UnlockKey) (found []*seal.KSK) {
 	if l.empty() {
 		return nil
@@ -71,7 +71,7 @@ func (s *site) turnedBack(l *openedLedger, have []*seal.KSK, keys []seal.UnlockK
 			continue
 		}
 		if ksk, _, err := openKSK(id, slots.Records(), keys, s.id.Store); err == nil {
-			s.log.Warn("the ledger is older than this server's key store key; its own one opens by an unlock slot", "ksk", id.String())
+			s.log.Warn("a key store key that this server did not have opens by an unlock slot of the ledger", "ksk", id.String())
 			found = append(found, ksk)
 		}
 	}
