@@ -222,8 +222,8 @@ func (h *Hub) Applied(hosts []string, epoch keystore.Epoch) map[string]keystore.
 	applied := make(map[string]keystore.N)
 	for _, host := range hosts {
 		t := known[host]
-		if t == nil {
-			continue
+		if t == nil || t.streams == 0 && len(t.reports) == 0 {
+			continue // its agents are gone from here: what they said proves nothing of where they are now
 		}
 		least := ^keystore.N(0)
 		for _, r := range t.reports {

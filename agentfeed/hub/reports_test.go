@@ -165,7 +165,14 @@ func TestBehindByReport(t *testing.T) {
 			t.Errorf("Applied = %d of another epoch, want 0", got)
 		}
 		time.Sleep(8 * time.Minute)
+		if got := h.Applied([]string{"web-1"}, 1); len(got) != 0 {
+			t.Errorf("Applied = %v of agents that have said nothing for 8 min, want nothing", got)
+		}
 		agents("nobody says anything", 0, 0)
+		report(t, h, http.StatusNoContent, said(3, 2, "stream"))
+		if got := h.Applied([]string{"web-1"}, 1); len(got) != 0 {
+			t.Errorf("Applied = %v of an agent whose stream is gone, want nothing", got)
+		}
 	})
 }
 
