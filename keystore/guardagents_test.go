@@ -31,6 +31,7 @@ func TestGuardWaitsForAgents(t *testing.T) {
 	stopped := func(c *keystore.Confirmation) { c.Stopped = true }
 	excluded := func(c *keystore.Confirmation) { c.Excluded = true }
 	forgotten := func(c *keystore.Confirmation) { c.Forgotten = true }
+	revoked := func(c *keystore.Confirmation) { c.Revoked = []string{"web-1"} }
 	both := server("ps-1", agents{"web-1": has, "web-2": has})
 	for name, c := range map[string]struct {
 		servers []keystore.Confirmation
@@ -47,6 +48,8 @@ func TestGuardWaitsForAgents(t *testing.T) {
 		"confirmed, then cut off":    {[]keystore.Confirmation{server("ps-1", nil), server("ps-2", agents{"web-1": has, "web-2": has}, silent)}, nil},
 		"the word of a lost server":  {[]keystore.Confirmation{server("ps-1", nil), server("ps-2", agents{"web-1": has, "web-2": has}, forgotten)}, []string{"web-1", "web-2"}},
 		"other hosts do not matter":  {[]keystore.Confirmation{both, server("ps-2", agents{"web-3": lacks})}, nil},
+		"one is revoked":             {[]keystore.Confirmation{server("ps-1", agents{"web-2": has}, revoked)}, nil},
+		"revoked, and lacks it":      {[]keystore.Confirmation{server("ps-1", agents{"web-2": lacks}, revoked), server("ps-2", agents{"web-1": lacks})}, []string{"web-2"}},
 		"silent and lacking is none": {[]keystore.Confirmation{server("ps-1", agents{"web-2": has}), server("ps-2", agents{"web-1": lacks}, silent)}, []string{"web-1"}},
 	} {
 		if got := r.AgentsBehind(c.servers); !slices.Equal(got, c.want) {

@@ -13,7 +13,9 @@ type Confirmation struct {
 	// Agents says of hosts, which event of the key store all their agents that it feeds
 	// have applied, by their own word; 0 = not all have said so. Silent: the server has not
 	// been heard of lately, so that those agents may be fed by another by now.
-	Agents    map[string]N
+	Agents map[string]N
+	// Revoked are hosts that the server knows to be no more: their agents hold nothing.
+	Revoked   []string
 	Silent    bool
 	Excluded  bool // holds nothing up until it confirms again
 	Forgotten bool // gone for good
@@ -213,12 +215,13 @@ func (r Ring) Held(servers []Confirmation) *HeldError {
 // AgentsBehind lists the hosts of the policy's GuardAgents that have not confirmed the
 // ring's keys: no server knows of an agent of theirs that has, or one that counts and is
 // heard of feeds one that has not. As with servers, a confirmation stands when who gave it
-// is cut off: an agent never goes back.
+// is cut off: an agent never goes back. A host that is revoked has no agents to wait for.
 func (r Ring) AgentsBehind(servers []Confirmation) (hosts []string) {
 	for _, host := range r.Policy.Agents() {
-		confirmed, lacks := false, false
+		confirmed, lacks, revoked := false, false, false
 		for _, s := range servers {
 			n, known := s.Agents[host]
+			revoked = revoked || slices.Contains(s.Revoked, host)
 			switch {
 			case !known || s.Forgotten:
 			case n >= r.Changed:
@@ -227,7 +230,7 @@ func (r Ring) AgentsBehind(servers []Confirmation) (hosts []string) {
 				lacks = true
 			}
 		}
-		if lacks || !confirmed {
+		if !revoked && (lacks || !confirmed) {
 			hosts = append(hosts, host)
 		}
 	}

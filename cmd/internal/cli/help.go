@@ -237,7 +237,8 @@ before, a scheduled rollover is held, and goes on by itself; one that nobody
 answers within 24 hours, or an hour more than --max-hold, is skipped.
 With --guard-agents web-1 a rollover waits until all agents of that host have
 reported the version before, too; they do so within a minute. An agent whose
-outputs fail has not. Scheduled rollovers wait at most --max-hold for agents.`,
+outputs fail has not. Scheduled rollovers wait at most --max-hold for agents.
+The hosts must be registered; one that is revoked is waited for no more.`,
 		example: `  keytide ring set sso --max-session 12h --reason "longer shifts"
   keytide ring set sso --daily 02:30,14:30 --tz America/New_York
   keytide ring set sso --cron "0 3 1,15 * *" --blackout 2026-12-20..2027-01-06

@@ -147,6 +147,9 @@ func (s *service) CreateRing(ctx context.Context, actor string, req adminapi.Cre
 	receipt, ring, err := s.commitRing(ctx, order{
 		actor: actor, intent: req.Intent, ring: name, made: made,
 		decide: func(state *events.State) (keystore.Change, error) {
+			if err := s.checkGuard(req.Policy.GuardAgents); err != nil {
+				return keystore.Change{}, err
+			}
 			before, _ := state.AnyRing(name)
 			change, err := before.Create(keystore.Creation{
 				Name: name, Policy: policy, Now: s.now(), Plan: plan, Force: req.Force, Keys: keystore.FirstKeys{
@@ -180,7 +183,7 @@ func (s *service) SetPolicy(ctx context.Context, actor string, name keystore.Rin
 				return keystore.Change{}, err
 			}
 			policy, err := changedPolicy(ring.Policy, req.Policy)
-			if err != nil {
+			if err := errors.Join(err, s.checkGuard(req.Policy.GuardAgents)); err != nil {
 				return keystore.Change{}, err
 			}
 			plan, err := s.plans.of(policy)

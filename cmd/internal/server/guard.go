@@ -2,6 +2,7 @@ package server
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -33,7 +34,7 @@ func (s *service) views() map[string]replication.ServerView {
 func (s *service) confirmer() func(*events.State) []keystore.Confirmation {
 	views := s.views()
 	_, lacking := s.agents()
-	applied := s.hub.Applied
+	applied, revoked := s.hub.Applied, s.revokedAgents()
 	return func(state *events.State) []keystore.Confirmation {
 		own, _ := s.keys.Replica().Durable()
 		members := state.Members()
@@ -47,7 +48,7 @@ func (s *service) confirmer() func(*events.State) []keystore.Confirmation {
 			}
 			if m.ID == s.id.Server {
 				c.Applied, c.Lacking, c.Stopped = own, lacking, false
-				c.Silent, c.Agents = false, applied(guardAgents(state.Rings()), s.id.Epoch)
+				c.Silent, c.Agents, c.Revoked = false, applied(guardAgents(state.Rings()), s.id.Epoch), revoked
 			}
 			confirmed[i] = c
 		}
@@ -62,6 +63,42 @@ func guardAgents(rings []keystore.Ring) (hosts []string) {
 	}
 	slices.Sort(hosts)
 	return slices.Compact(hosts)
+}
+
+// revokedAgents are those of the hosts that rollovers wait for that are revoked. A host
+// that this server does not know is not among them: it may have been registered just now.
+func (s *service) revokedAgents() (revoked []string) {
+	var rings []keystore.Ring
+	s.keys.Replica().Read(func(state *events.State) { rings = state.Rings() })
+	named := guardAgents(rings)
+	s.hosts.Replica().Read(func(state *events.State) {
+		for _, name := range named {
+			if h, ok := state.Host(name); ok && h.Revoked {
+				revoked = append(revoked, name)
+			}
+		}
+	})
+	return revoked
+}
+
+// checkGuard refuses hosts whose agents nothing can be waited for: those that there are
+// not, and those that are revoked.
+func (s *service) checkGuard(hosts *[]string) error {
+	if hosts == nil {
+		return nil
+	}
+	var faults []error
+	s.hosts.Replica().Read(func(state *events.State) {
+		for _, name := range *hosts {
+			switch h, ok := state.Host(name); {
+			case !ok:
+				faults = append(faults, fmt.Errorf("%w: guard_agents: there is no host %q; register it first", keystore.ErrInvalid, name))
+			case h.Revoked:
+				faults = append(faults, fmt.Errorf("%w: guard_agents: host %s is revoked; leave it out", keystore.ErrInvalid, name))
+			}
+		}
+	})
+	return errors.Join(faults...)
 }
 
 func hostsApplied(hosts []events.HostApplied) map[string]keystore.N {
