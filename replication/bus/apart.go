@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -32,6 +33,19 @@ const (
 // NATS servers read it as an error and try again later, ours as a sign of life.
 const apartGreeting = "-ERR 'apart from the core, waiting for a majority'\r\n"
 
+// A saying logs what fails again and again once for each way in which it does.
+type saying struct {
+	log  *slog.Logger
+	last string
+}
+
+func (s *saying) once(level slog.Level, what string, err error) {
+	if text := err.Error(); text != s.last {
+		s.last = text
+		s.log.Log(context.Background(), level, what, "err", err)
+	}
+}
+
 // attend keeps the server among the others of its core while it hears from a majority,
 // until ctx ends.
 func (b *Bus) attend(ctx context.Context) {
@@ -40,13 +54,14 @@ func (b *Bus) attend(ctx context.Context) {
 		if srv == nil {
 			return // it has stopped by itself
 		}
+		said := saying{log: b.log}
 		for err := b.hear(ctx, srv, s); err != nil && srv.Running(); err = b.hear(ctx, srv, s) {
-			b.log.Error("the other servers of the core cannot be heard", "err", err)
+			said.once(slog.LevelError, "the other servers of the core cannot be heard", err)
 			if !pause(ctx, restartFirst) {
 				return
 			}
 		}
-		if ctx.Err() != nil || !b.leave(srv) {
+		if ctx.Err() != nil || !srv.Running() || !b.leave(srv) {
 			return
 		}
 		s.leaves(time.Now())
@@ -177,19 +192,23 @@ func (c *Core) answers(ctx context.Context, address string) bool {
 	return err == nil
 }
 
+const cannotFind = "other core servers that wait cannot find this one"
+
 // greet answers at the address of the routes until ctx ends.
 func (b *Bus) greet(ctx context.Context) {
-	var l net.Listener
-	for {
-		var err error
-		if l, err = net.Listen("tcp", b.cfg.Core.Routes); err == nil {
-			break
-		}
-		b.log.Warn("other core servers that wait cannot find this one", "err", err)
+	said := saying{log: b.log}
+	l, err := net.Listen("tcp", b.cfg.Core.Routes)
+	for ; err != nil; l, err = net.Listen("tcp", b.cfg.Core.Routes) {
+		said.once(slog.LevelWarn, cannotFind, err)
 		if !pause(ctx, restartFirst) {
 			return
 		}
 	}
+	b.greetAt(ctx, l)
+}
+
+func (b *Bus) greetAt(ctx context.Context, l net.Listener) {
+	said := saying{log: b.log}
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	defer l.Close()
 	var answering sync.WaitGroup
@@ -199,8 +218,12 @@ func (b *Bus) greet(ctx context.Context) {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err != nil {
-			continue // of one connection
+		if err != nil { // of one connection; or there is no file descriptor left for any
+			said.once(slog.LevelWarn, cannotFind, err)
+			if !pause(ctx, judgeEvery) {
+				return
+			}
+			continue
 		}
 		answering.Go(func() {
 			defer conn.Close()
@@ -214,14 +237,18 @@ func (b *Bus) greet(ctx context.Context) {
 // comeBack starts the server again. What stands in the way may end; so it goes on trying
 // until ctx ends.
 func (b *Bus) comeBack(ctx context.Context) {
+	said := saying{log: b.log}
 	for wait := restartFirst; ctx.Err() == nil; wait = min(2*wait, restartMost) {
-		srv, err := startServer(b.cfg, b.gate)
+		srv, err := startServer(ctx, b.cfg, b.gate)
 		if err == nil {
 			b.runs(srv)
 			b.log.Info("this core server is back: it hears from the others")
 			return
 		}
-		b.log.Error("this core server cannot come back", "err", fmt.Errorf("store directory %s: %w", b.cfg.StoreDir, err))
+		if ctx.Err() != nil {
+			return
+		}
+		said.once(slog.LevelError, "this core server cannot come back; trying again", fmt.Errorf("store directory %s: %w", b.cfg.StoreDir, err))
 		pause(ctx, wait)
 	}
 }

@@ -112,7 +112,7 @@ func Start(cfg Config) (*Bus, error) {
 		b.gate = &gate{inner: rand.Text()}
 		b.gate.set(cfg.Core.Users)
 	}
-	srv, err := startServer(cfg, b.gate)
+	srv, err := startServer(context.Background(), cfg, b.gate)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("bus: store directory %s: %w", cfg.StoreDir, err), lock.release())
 	}
@@ -181,7 +181,8 @@ func (b *Bus) server() *server.Server {
 	return b.srv
 }
 
-func startServer(cfg Config, gate *gate) (*server.Server, error) {
+// startServer gives up when ctx ends: what may take long is the reading of a big store.
+func startServer(ctx context.Context, cfg Config, gate *gate) (*server.Server, error) {
 	opts, err := options(cfg)
 	if err != nil {
 		return nil, err
@@ -199,7 +200,7 @@ func startServer(cfg Config, gate *gate) (*server.Server, error) {
 	log := newServerLog(cfg.Logger)
 	srv.SetLoggerV2(log, log.debug(), false, false)
 	srv.Start()
-	if err := awaitReady(srv, log); err != nil {
+	if err := awaitReady(ctx, srv, log); err != nil {
 		srv.Shutdown()
 		srv.WaitForShutdown()
 		return nil, err
@@ -209,7 +210,7 @@ func startServer(cfg Config, gate *gate) (*server.Server, error) {
 
 // awaitReady looks at the log between short waits: a server that failed to start
 // says so only there.
-func awaitReady(srv *server.Server, log *serverLog) error {
+func awaitReady(ctx context.Context, srv *server.Server, log *serverLog) error {
 	for end := time.Now().Add(startLimit); ; {
 		ready := srv.ReadyForConnections(startStep)
 		if err := log.fatal(); err != nil {
@@ -217,6 +218,9 @@ func awaitReady(srv *server.Server, log *serverLog) error {
 		}
 		if ready && srv.JetStreamEnabled() {
 			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 		if time.Now().After(end) {
 			return fmt.Errorf("not ready after %v", startLimit)
