@@ -4,7 +4,17 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
+	"time"
+	"unicode"
+)
+
+const (
+	// sayAgain is how long a line of the server is not said again: with a server away,
+	// another's route fails each second.
+	sayAgain = time.Minute
+	maxSaid  = 256 // lines that are remembered
 )
 
 // A serverLog passes the NATS server's lines to slog, and keeps the first fatal
@@ -12,8 +22,9 @@ import (
 type serverLog struct {
 	log *slog.Logger
 
-	mu    sync.Mutex // guards first
+	mu    sync.Mutex // guards the fields below
 	first error
+	said  map[string]time.Time // when a line was, but for the numbers in it
 }
 
 func newServerLog(log *slog.Logger) *serverLog {
@@ -37,10 +48,35 @@ func (l *serverLog) line(level slog.Level, format string, v []any) {
 	}
 }
 
+// repeated is for lines that may come again and again. Those that differ in numbers
+// alone (addresses, connections, attempts) are one; what is not said again is for
+// debugging.
+func (l *serverLog) repeated(level slog.Level, format string, v []any) {
+	text := fmt.Sprintf(format, v...)
+	kind := strings.Map(func(c rune) rune {
+		if unicode.IsDigit(c) {
+			return -1
+		}
+		return c
+	}, text)
+	l.mu.Lock()
+	at, known := l.said[kind]
+	if known && time.Since(at) < sayAgain {
+		level = slog.LevelDebug
+	} else {
+		if l.said == nil || len(l.said) >= maxSaid {
+			l.said = make(map[string]time.Time)
+		}
+		l.said[kind] = time.Now()
+	}
+	l.mu.Unlock()
+	l.line(level, "%s", []any{text})
+}
+
 // The server's notices are its own start and stop: of use only when debugging.
 func (l *serverLog) Noticef(format string, v ...any) { l.line(slog.LevelDebug, format, v) }
-func (l *serverLog) Warnf(format string, v ...any)   { l.line(slog.LevelWarn, format, v) }
-func (l *serverLog) Errorf(format string, v ...any)  { l.line(slog.LevelError, format, v) }
+func (l *serverLog) Warnf(format string, v ...any)   { l.repeated(slog.LevelWarn, format, v) }
+func (l *serverLog) Errorf(format string, v ...any)  { l.repeated(slog.LevelError, format, v) }
 func (l *serverLog) Debugf(format string, v ...any)  { l.line(slog.LevelDebug, format, v) }
 func (l *serverLog) Tracef(format string, v ...any)  { l.line(slog.LevelDebug, format, v) }
 
