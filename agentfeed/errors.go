@@ -1,8 +1,11 @@
 package agentfeed
 
 import (
+	"encoding/json"
 	"fmt"
+	"mime"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -54,6 +57,20 @@ func (e *ProblemError) Hint() string {
 		return "update this agent, or the policy server"
 	}
 	return ""
+}
+
+// readProblem reads an answer that refuses, and how long the server asks to wait.
+func readProblem(server string, response *http.Response, body []byte) (e *ProblemError, wait time.Duration) {
+	var p wire.Problem
+	if media, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type")); media == "application/problem+json" {
+		if json.Unmarshal(body, &p) != nil {
+			p = wire.Problem{}
+		}
+	}
+	if seconds, err := strconv.ParseUint(response.Header.Get("Retry-After"), 10, 31); err == nil {
+		wait = min(time.Duration(seconds)*time.Second, maxAsked)
+	}
+	return problemError(server, response.StatusCode, p), wait
 }
 
 // problemError checks a problem as it came, unsealed, before its text is shown.

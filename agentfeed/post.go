@@ -3,13 +3,10 @@ package agentfeed
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/keytide/keytide/agentfeed/internal/wire"
@@ -61,7 +58,9 @@ func (p *post) send(ctx context.Context, compose func(keystore.Material, wire.No
 		return nil, fmt.Errorf("%s: %w", p.url, err)
 	}
 	if response.StatusCode != http.StatusOK && response.StatusCode != http.StatusNoContent {
-		return nil, p.problem(response, text)
+		var refused *ProblemError
+		refused, p.wait = readProblem(p.url, response, text)
+		return nil, refused
 	}
 	return text, nil
 }
@@ -90,17 +89,4 @@ func (p *post) request(ctx context.Context, compose func(keystore.Material, wire
 	request.Header.Set("Keytide-Feed-Accept", "1")
 	request.Header.Set("Content-Type", "application/json")
 	return request, nil
-}
-
-func (p *post) problem(response *http.Response, text []byte) error {
-	var said wire.Problem
-	if media, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type")); media == "application/problem+json" {
-		if json.Unmarshal(text, &said) != nil {
-			said = wire.Problem{}
-		}
-	}
-	if seconds, err := strconv.ParseUint(response.Header.Get("Retry-After"), 10, 31); err == nil {
-		p.wait = min(time.Duration(seconds)*time.Second, maxAsked)
-	}
-	return problemError(p.url, response.StatusCode, said)
 }

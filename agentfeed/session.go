@@ -2,14 +2,11 @@ package agentfeed
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"net/http/httptrace"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -203,15 +200,9 @@ func (s *session) problem(response *http.Response) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.server.url, err)
 	}
-	var p wire.Problem
-	if media, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type")); media == "application/problem+json" {
-		if json.Unmarshal(body, &p) != nil {
-			p = wire.Problem{}
-		}
-	}
-	e := problemError(s.server.url, response.StatusCode, p)
-	if seconds, err := strconv.ParseUint(response.Header.Get("Retry-After"), 10, 31); err == nil {
-		s.outcome.asked = min(time.Duration(seconds)*time.Second, maxAsked)
+	e, wait := readProblem(s.server.url, response, body)
+	if wait > 0 {
+		s.outcome.asked = wait
 	}
 	s.outcome.refused = e.Refused()
 	return e

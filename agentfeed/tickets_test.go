@@ -68,6 +68,38 @@ func TestTickets(t *testing.T) {
 	}
 }
 
+// TestTicketsUnderTheSecretInUse: while servers do not know an agent's new secret, it asks
+// for tickets with the one before, as it is fed.
+func TestTicketsUnderTheSecretInUse(t *testing.T) {
+	server := feedtest.NewServer(t, "sso")
+	h, unknown := server.Host("web-1"), feedtest.NewServer(t, "sso").Host("web-1").Secret
+	server.AllowTickets("web-1", "seal")
+	client, err := agentfeed.New(agentfeed.Config{Servers: h.Servers, CA: h.CA, Host: h.Host, Secret: unknown, PreviousSecret: h.Secret})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	if err := client.WaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ring := client.Ring("sso")
+	tickets, err := ring.SealTickets(t.Context(), 0, []byte("x"))
+	if err != nil {
+		t.Fatalf("SealTickets, fed under the previous secret: %v", err)
+	}
+	if opened, err := ring.OpenTickets(t.Context(), tickets...); err != nil || string(opened[0].Payload) != "x" {
+		t.Errorf("OpenTickets = %+v, %v", opened, err)
+	}
+	alone, err := agentfeed.New(agentfeed.Config{Servers: h.Servers, CA: h.CA, Host: h.Host, Secret: unknown})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { alone.Close() })
+	if _, err := alone.Ring("sso").SealTickets(t.Context(), 0, []byte("x")); !refusedAs(err, "bad-mac") {
+		t.Errorf("SealTickets under a secret that no server knows: %v, want it refused", err)
+	}
+}
+
 func second[T any](_ T, err error) error { return err }
 
 // TestTicketsThatDoNotOpen are told apart one by one, in a batch.
